@@ -1,0 +1,1 @@
+"""Serves the REST data plane, the management API, hub settings and keys."""

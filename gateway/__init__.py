@@ -1,0 +1,1 @@
+"""Terminates client WebSockets: protocols, sessions, the local hub, delivery."""

@@ -1,0 +1,1 @@
+"""The client subprotocols as pure codecs, one file each."""

@@ -1,0 +1,1 @@
+"""Names, ids, limits, permissions, tokens, errors, messages: pure values and decisions."""
