@@ -35,8 +35,8 @@ def normalize_hub(text: str) -> HubName:
     """
     if _HUB.fullmatch(text) is None:
         raise InvalidRequest(
-            f"The hub name {text[:MAX_HUB_CHARACTERS]!r} is not legal: it must begin with an ASCII letter and have "
-            f"1 to {MAX_HUB_CHARACTERS} characters out of letters, digits and _ ` , . [ ].",
+            f"The hub name {text[:MAX_HUB_CHARACTERS]!r} is not legal: it must begin with an ASCII letter "
+            f"and have 1 to {MAX_HUB_CHARACTERS} characters out of letters, digits and _ ` , . [ ].",
             target="hub",
         )
     return HubName(text.lower())
