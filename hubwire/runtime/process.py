@@ -1,0 +1,304 @@
+"""The settings of one process: read once from flags, environment and a file, refused as a whole.
+
+Every setting is one field of `ProcessConfig`, with its parser, its sentence of help and the roles that
+have it. From that one table come the command line flags (`--lease-seconds`), the environment variables
+(`HUBWIRE_LEASE_SECONDS`), the keys of the file that `--config` names (`lease_seconds`) and the docs.
+Precedence: flag, environment, file, default. Nothing else in the project reads the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
+
+from hubwire.model.errors import InvalidRequest
+from hubwire.model.settings import AccessKeys, HubSettings
+from hubwire.runtime import parsers as p
+
+Role = Literal["gateway", "router", "controlplane"]
+Durability = Literal["memory", "local", "replicated"]
+LogFormat = Literal["auto", "json", "text"]
+
+EVERY_ROLE: frozenset[Role] = frozenset(("gateway", "router", "controlplane"))
+EDGE: frozenset[Role] = frozenset(("gateway", "controlplane"))
+GATEWAY: frozenset[Role] = frozenset(("gateway",))
+ENV_PREFIX = "HUBWIRE_"
+
+
+class BadConfig(InvalidRequest):
+    """Settings that cannot be used. `faults` has one sentence for each; all are found before it is raised."""
+
+    code = "bad_config"
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Setting(NamedTuple):
+    """How one setting is read. `parse` takes the text and raises ValueError with the rest of a sentence."""
+
+    name: str
+    parse: Callable[[str], object]
+    help: str
+    default: object
+    roles: frozenset[Role]
+    secret: bool
+    in_up: bool
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+def _setting(
+    default: object,
+    parse: Callable[[str], object],
+    help: str,
+    *,
+    roles: frozenset[Role] = EVERY_ROLE,
+    secret: bool = False,
+    in_up: bool = True,
+) -> Any:
+    metadata = {"parse": parse, "help": help, "roles": roles, "secret": secret, "in_up": in_up}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+def _own(parse: Callable[[str], object], default: object, help: str, **more: Any) -> Any:
+    """A setting that `hubwire up` decides itself."""
+    return _setting(default, parse, help, in_up=False, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessConfig:
+    """Everything that a gateway, router or control plane process is told. Secrets are not in its repr."""
+
+    role: Role = "gateway"
+
+    # The bus.
+    nats_servers: tuple[str, ...] = _own(
+        p.nats_urls,
+        ("nats://127.0.0.1:4222",),
+        "NATS servers, comma separated: nats://host:port or tls://host:port",
+    )
+    nats_user: str = _own(str, "", "user name for NATS; needs nats_password too")
+    nats_password: str = _own(str, "", "password for NATS", secret=True)
+    nats_token: str = _own(str, "", "token for NATS, instead of user and password", secret=True)
+    nats_creds_file: str = _own(p.readable_file, "", "NATS credentials file (.creds: JWT and nkey seed)")
+    nats_nkey_file: str = _own(p.readable_file, "", "file with an nkey seed for NATS")
+    nats_tls_ca: str = _own(
+        p.readable_file, "", "PEM file with the CA that signed the NATS servers' certificates"
+    )
+    nats_tls_cert: str = _own(p.readable_file, "", "PEM file with the client certificate for NATS")
+    nats_tls_key: str = _own(p.readable_file, "", "PEM file with the key of nats_tls_cert")
+    nats_tls_hostname: str = _own(str, "", "name to expect in the NATS servers' certificates")
+    durability: Durability = _own(  # noqa: RUF009 - makes a field
+        p.choice("memory", "local", "replicated"),
+        "local",
+        "what JetStream keeps: memory (one copy, lost with the server), local (one copy in a file), "
+        "replicated (three copies in files)",
+    )
+
+    # This process.
+    name: str = _own(str, "", "name for logs and metrics; default: the role")
+    worker: int = 0  # number among the gateway workers of one supervisor
+    ready_fd: int | None = None  # where a byte is written once this process serves
+    log_level: str = _setting(
+        "info", p.choice("debug", "info", "warning", "error"), "debug, info, warning or error"
+    )
+    log_format: LogFormat = _setting(  # noqa: RUF009 - makes a field
+        "auto", p.choice("auto", "json", "text"), "json, text, or auto: text on a terminal, else json"
+    )
+    admin_host: str = _own(p.host, "127.0.0.1", "address of the port for probes and metrics")
+    admin_port: int | None = _own(p.port, None, "port for probes and metrics; default: none")
+    lease_seconds: float = _setting(
+        5.0, p.number(1, 120), "how long a process that says nothing still counts as alive, 1 to 120"
+    )
+    drain_seconds: float = _setting(
+        30.0, p.number(0, 3600), "how long a stopping process takes to let its clients go, 0 to 3600"
+    )
+
+    # The edge.
+    host: str = _setting("127.0.0.1", p.host, "address to listen on; 0.0.0.0 for all", roles=EDGE)
+    port: int = _setting(8080, p.port, "port to listen on; 0 picks a free one", roles=EDGE)
+    public_endpoints: tuple[str, ...] = _setting(
+        (),
+        p.http_urls,
+        "endpoints by which clients know the service, comma separated: http(s)://host[:port][/prefix]; "
+        "tokens for them are accepted beside those for the request's own host",
+        roles=EDGE,
+    )
+
+    # Seeds: what the cluster's settings begin with when they do not exist yet.
+    access_key: str = _setting(
+        "", p.access_key, "primary access key; default: made on first start", secret=True
+    )
+    secondary_access_key: str = _setting("", p.access_key, "secondary access key", secret=True)
+    access_key_salt: str = field(default="", repr=False)
+    keys_file: str = ""  # rewritten by one worker when keys are regenerated; only under `hubwire up`
+    hubs: Mapping[str, HubSettings] = field(default_factory=dict, repr=False)
+
+    @property
+    def seed_keys(self) -> AccessKeys | None:
+        """The keys to begin with when the cluster has none, or None when none were given."""
+        if not self.access_key:
+            return None
+        return AccessKeys(self.access_key, self.secondary_access_key, self.access_key_salt)
+
+    def replace(self, **changes: Any) -> ProcessConfig:
+        """The same settings with some changed (by the supervisor, for one child)."""
+        return dataclasses.replace(self, **changes)
+
+
+def settings_of(role: Role | Literal["up"]) -> list[Setting]:
+    """The settings of a role, or those that an operator may give to `hubwire up`."""
+    found = []
+    for one in dataclasses.fields(ProcessConfig):
+        about = one.metadata
+        if "parse" not in about or (not about["in_up"] if role == "up" else role not in about["roles"]):
+            continue
+        found.append(
+            Setting(
+                one.name,
+                about["parse"],
+                about["help"],
+                one.default,
+                about["roles"],
+                about["secret"],
+                about["in_up"],
+            )
+        )
+    return found
+
+
+def read_config(
+    role: Role,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    file: Mapping[str, object] | None = None,
+    *,
+    settings: list[Setting] | None = None,
+    file_name: str = "the config file",
+    also_in_file: frozenset[str] = frozenset(),
+) -> ProcessConfig:
+    """The configuration of one process, or `BadConfig` with every fault found.
+
+    `flags` are by setting name, None for those not given. `file` is the content of the config file;
+    a key that is no setting is a fault, except those in `also_in_file` (the caller reads them).
+    `hubs` in the file are hub settings by hub name, with Azure's property names (management-api.md 5.3).
+    """
+    known = settings_of(role) if settings is None else settings
+    faults: list[str] = []
+    values: dict[str, object] = {}
+    file = file or {}
+    names = {setting.name for setting in known} | {"hubs"} | also_in_file
+    faults.extend(
+        f"{file_name}: there is no setting {key!r}{p.did_you_mean(key, names)}."
+        for key in map(str, file)
+        if key not in names
+    )
+    for setting in known:
+        source, text = _text_of(setting, flags, environ, file, file_name)
+        if text is None:
+            continue
+        try:
+            values[setting.name] = setting.parse(text)
+        except ValueError as fault:
+            shown = "" if setting.secret else f" is {text!r}, which"
+            faults.append(f"{source}{shown} {fault}.")
+    if "hubs" in file:
+        values["hubs"] = _hubs(file["hubs"], file_name, faults)
+    config = ProcessConfig(role=role, **cast(dict[str, Any], values))
+    config = _credentials_out_of_urls(config)
+    faults.extend(_contradictions(config))
+    if faults:
+        raise BadConfig(tuple(faults))
+    return config
+
+
+def _text_of(
+    setting: Setting,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    file: Mapping[str, object],
+    file_name: str,
+) -> tuple[str, str | None]:
+    given = flags.get(setting.name)
+    if given is not None:
+        return setting.flag, given
+    given = environ.get(setting.env)
+    # Kubernetes puts HUBWIRE_PORT=tcp://10.0.0.1:80 into every pod beside a Service called "hubwire".
+    if given and not given.startswith("tcp://"):
+        return setting.env, given
+    if file.get(setting.name) is not None:
+        return f"{file_name}: {setting.name}", p.as_text(file[setting.name])
+    return setting.flag, None
+
+
+def _hubs(raw: object, file_name: str, faults: list[str]) -> dict[str, HubSettings]:
+    import msgspec
+
+    if not isinstance(raw, dict):
+        faults.append(f"{file_name}: hubs must be a table from hub name to its settings.")
+        return {}
+    hubs: dict[str, HubSettings] = {}
+    for name, content in raw.items():
+        if not p.HUB_NAME.fullmatch(str(name)):
+            faults.append(
+                f"{file_name}: {name!r} is no hub name; it takes a letter, then up to 127 letters, digits or "
+                "any of _`,.[]."
+            )
+            continue
+        unknown = set(content or {}) - p.HUB_PROPERTIES if isinstance(content, dict | None) else set()
+        faults.extend(
+            f"{file_name}: hubs.{name} has no property {key!r}{p.did_you_mean(key, p.HUB_PROPERTIES)}."
+            for key in sorted(map(str, unknown))
+        )
+        try:
+            hubs[str(name).lower()] = msgspec.convert(content or {}, HubSettings)
+        except msgspec.ValidationError as fault:
+            faults.append(f"{file_name}: hubs.{name} cannot be used: {fault}.")
+    return hubs
+
+
+def _credentials_out_of_urls(config: ProcessConfig) -> ProcessConfig:
+    """nats://user:password@host is accepted; the secret moves to where it is never shown."""
+    bare = []
+    for url in config.nats_servers:
+        plain, user, password = p.split_credentials(url)
+        bare.append(plain)
+        if user and password and not config.nats_user:
+            config = config.replace(nats_user=user, nats_password=password)
+        elif user and not password and not config.nats_token:
+            config = config.replace(nats_token=user)
+    return config.replace(nats_servers=tuple(bare))
+
+
+def _contradictions(config: ProcessConfig) -> list[str]:
+    faults = []
+    if bool(config.nats_user) != bool(config.nats_password):
+        faults.append("nats_user and nats_password belong together; give both or neither.")
+    kinds = {
+        "nats_user": config.nats_user,
+        "nats_token": config.nats_token,
+        "nats_creds_file": config.nats_creds_file,
+        "nats_nkey_file": config.nats_nkey_file,
+    }
+    given = [name for name, value in kinds.items() if value]
+    if len(given) > 1:
+        faults.append(f"{' and '.join(given)} are different ways to sign in to NATS; give one of them.")
+    if (config.nats_creds_file or config.nats_nkey_file) and not p.has_module("nkeys"):
+        faults.append(
+            "Credentials files and nkeys need the package nkeys; install it with: pip install nkeys."
+        )
+    if bool(config.nats_tls_cert) != bool(config.nats_tls_key):
+        faults.append("nats_tls_cert and nats_tls_key belong together; give both or neither.")
+    if config.secondary_access_key and not config.access_key:
+        faults.append("secondary_access_key is given without access_key; give the primary key too.")
+    return faults
