@@ -1,0 +1,130 @@
+"""What travels on the bus: msgpack arrays with a version first (DESIGN.md section 4). Pure.
+
+To a router, `hw.router.<router>`, answered entry by entry:
+    [VERSION, sender, [entry, ...]]
+      publish   [PUBLISH, partition, key, number, body]
+      join      [JOIN, partition, key, seq, digest]
+      leave     [LEAVE, partition, key, seq, digest]
+      snapshot  [SNAPSHOT, partition, seq, digest, [key, ...]]
+      who       [WHO, partition, key]
+    answer: [VERSION, [answer, ...]] with OK, NOT_MINE, RESYNC, or for WHO [[member gateways], [unsynced]]
+
+To a gateway, `hw.gw.<gateway>`:
+    [VERSION, DELIVER, router, [[partition, epoch, sender, number, key, body], ...]]
+    [VERSION, ASK, router, [partition, ...]]       the router lacks our members: send snapshots
+    [VERSION, COMMAND, operation, arguments]       from a control plane; answered [VERSION, result]
+
+A `body` is opaque to routers and is packed once by the publisher:
+    [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]
+
+`number` counts up per sender; with the first-in-first-out of one sender and partition it lets an owner
+and a gateway drop what they have had already when a publisher repeats an unanswered batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+
+from hubwire.model.errors import InvalidRequest
+from hubwire.model.message import DataType, Message
+
+VERSION = 1
+
+PUBLISH, JOIN, LEAVE, SNAPSHOT, WHO = range(5)
+OK, NOT_MINE, RESYNC = range(3)
+DELIVER, ASK, COMMAND = range(3)
+
+Entry = list[Any]
+
+_pack = msgpack.Packer(use_bin_type=True, unicode_errors="surrogatepass").pack
+
+
+def pack(value: Any) -> bytes:
+    """Any bus value to bytes."""
+    packed: bytes = _pack(value)
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """Bytes from the bus to a value. Raises InvalidRequest for what is not one of our arrays."""
+    try:
+        value = msgpack.unpackb(
+            data, raw=False, unicode_errors="surrogatepass", strict_map_key=False, use_list=True
+        )
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise InvalidRequest(f"Not a bus envelope: {error}") from error
+    if not isinstance(value, list) or not value or value[0] != VERSION:
+        raise InvalidRequest(f"Not a bus envelope of version {VERSION}.")
+    return value
+
+
+class Body(NamedTuple):
+    """A decoded publish: the message (without its group, which is in the key), and whom it spares."""
+
+    message: Message
+    excluded: frozenset[str] | None
+    filter: str | None
+    ttl_seconds: int
+
+
+def pack_body(
+    message: Message, excluded: Sequence[str] = (), filter: str | None = None, ttl_seconds: int = 0
+) -> bytes:
+    return pack(
+        [
+            int(message.data_type),
+            message.data,
+            message.from_user,
+            message.metadata,
+            list(excluded) if excluded else None,
+            filter,
+            ttl_seconds,
+        ]
+    )
+
+
+_DATA_TYPES = tuple(DataType)
+
+
+def unpack_body(body: bytes, group: str | None) -> Body:
+    """Raises InvalidRequest when the bytes are not a body."""
+    try:
+        data_type, data, from_user, metadata, excluded, filter, ttl_seconds = msgpack.unpackb(
+            body, raw=False, unicode_errors="surrogatepass"
+        )
+        message = Message(_DATA_TYPES[data_type], data, group, from_user, metadata)
+    except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
+        raise InvalidRequest(f"Not a message body: {error}") from error
+    return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds)
+
+
+def batch_to_router(sender: str, entries: Sequence[Entry]) -> bytes:
+    return pack([VERSION, sender, entries])
+
+
+def answer_to_batch(answers: Sequence[Any]) -> bytes:
+    return pack([VERSION, answers])
+
+
+_DELIVER_HEAD = b"\x94" + pack(VERSION) + pack(DELIVER)  # an array of four: version, kind, router, items
+
+
+def deliver_to_gateway(router: str, items: Sequence[bytes]) -> bytes:
+    """Joins items that were packed once each with `deliver_item`, for as many gateways as there are."""
+    header: bytes = msgpack.Packer().pack_array_header(len(items))
+    return b"".join((_DELIVER_HEAD, pack(router), header, *items))
+
+
+def deliver_item(partition: int, epoch: int, sender: str, number: int, key: str, body: bytes) -> bytes:
+    return pack([partition, epoch, sender, number, key, body])
+
+
+def ask_gateway(router: str, partitions: Sequence[int]) -> bytes:
+    return pack([VERSION, ASK, router, list(partitions)])
+
+
+def command_to_gateway(operation: str, arguments: Any) -> bytes:
+    return pack([VERSION, COMMAND, operation, arguments])

@@ -1,0 +1,29 @@
+"""The NATS subjects and buckets (DESIGN.md section 4): pure."""
+
+from __future__ import annotations
+
+OWNERS_BUCKET = "hw_owners"
+OWNERS_KEY = "table"
+OWNERS_CHANGED = "hw.owners"
+"""A router that has written the ownership table says so here, with the table itself."""
+
+LEASES_BUCKET = "hw_leases"
+LEASES_CENSUS = "hw.census"
+"""Every lease holder renews at once when it hears this, so that a newcomer need not wait."""
+
+
+def router_subject(router: str) -> str:
+    return f"hw.router.{router}"
+
+
+def gateway_subject(gateway: str) -> str:
+    return f"hw.gw.{gateway}"
+
+
+def lease_key(role: str, name: str) -> str:
+    return f"{role}.{name}"
+
+
+def lease_subject(role: str, name: str) -> str:
+    """Where a renewal of the lease is stored, and heard by core subscribers at the same time."""
+    return f"$KV.{LEASES_BUCKET}.{role}.{name}"
