@@ -11,8 +11,8 @@ from hubwire.model.message import Message
 class Codec(Protocol):
     """One subprotocol. Codecs hold no state: one object serves all connections.
 
-    All answers are complete payloads of one WebSocket message. What a codec of simple clients has no frame for
-    (`connected`, `disconnected`, `ack`, `pong`) it encodes as `b""`, which must not be sent.
+    All answers are complete payloads of one WebSocket message. What the codec of simple clients has no frame
+    for (`connected`, `disconnected`, `ack`, `pong`) it encodes as `b""`, which must not be sent.
     """
 
     @property

@@ -1,7 +1,8 @@
 """What a client can ask for, decoded: the same whichever subprotocol it came in by.
 
 Everything in a request is already legal in form (names, numbers, payloads, metadata), so the session only
-decides. `ack_id` is None when the client wants no ack; 0 is an id like any other (client-protocols.md 3.1, 5.6).
+decides. `ack_id` is None when the client wants no ack; 0 is an id like any other (client-protocols.md 3.1
+and 5.6).
 """
 
 from __future__ import annotations

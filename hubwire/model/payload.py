@@ -71,13 +71,13 @@ def metadata_fault(metadata: Mapping[str, str]) -> str | None:
     for key, value in metadata.items():
         if _KEY.fullmatch(key) is None or len(key) > MAX_METADATA_KEY_BYTES:
             return (
-                f"The metadata key {key[:40]!r} is not legal: 1 to {MAX_METADATA_KEY_BYTES} characters that an "
-                "HTTP header name may have."
+                f"The metadata key {key[:40]!r} is not legal: 1 to {MAX_METADATA_KEY_BYTES} characters that "
+                "an HTTP header name may have."
             )
         if _VALUE.fullmatch(value) is None or len(value) > MAX_METADATA_VALUE_BYTES:
             return (
-                f"The metadata value of {key[:40]!r} is not legal: up to {MAX_METADATA_VALUE_BYTES} printable "
-                "ASCII characters."
+                f"The metadata value of {key[:40]!r} is not legal: up to {MAX_METADATA_VALUE_BYTES} "
+                "printable ASCII characters."
             )
         total += len(key) + len(value)
     if total > MAX_METADATA_TOTAL_BYTES:
