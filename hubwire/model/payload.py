@@ -13,7 +13,7 @@ import msgspec
 
 from hubwire.model.limits import MAX_METADATA_KEY_BYTES, MAX_METADATA_TOTAL_BYTES, MAX_METADATA_VALUE_BYTES
 from hubwire.model.message import DataType
-from hubwire.model.protowire import LEN, WireError, fields
+from hubwire.model.protowire import WireError, fields
 
 # Raw keeps the parser from building objects: it checks the syntax and remembers where the text is.
 _json = msgspec.json.Decoder(msgspec.Raw)
@@ -46,9 +46,7 @@ def is_any(data: bytes) -> bool:
     """Whether `data` can be parsed as `google.protobuf.Any` (type URL 1, value 2); it is not unpacked."""
     try:
         return all(
-            is_utf8(value)
-            for number, wire_type, value in fields(data)
-            if number == 1 and wire_type == LEN and isinstance(value, bytes)
+            is_utf8(value) for number, value in fields(data) if number == 1 and isinstance(value, bytes)
         )
     except WireError:
         return False

@@ -41,12 +41,11 @@ def encode_len(tag: bytes, data: bytes) -> bytes:
     return tag + encode_varint(len(data)) + data
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """Each field as (number, wire type, value), in the order on the wire.
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Each field as (number, value), in the order on the wire.
 
-    A varint's value is an int of 64 bits; a length-delimited one's is bytes; fixed ones and groups, which
-    no message of ours uses, are checked and skipped. Raises `WireError`, possibly after some fields were
-    yielded.
+    A varint's value is an int of 64 bits, a length-delimited one's is bytes. Fixed ones and groups, which no
+    message of ours uses, are checked and skipped. Raises `WireError`, possibly after some fields were yielded.
     """
     position = 0
     end = len(data)
@@ -70,7 +69,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
             stop = position + size
             if stop > end:
                 raise WireError("a field is longer than the message")
-            yield number, LEN, data[position:stop]
+            yield number, data[position:stop]
             position = stop
         elif wire_type == VARINT:
             if position < end and data[position] < 0x80:
@@ -78,7 +77,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
                 position += 1
             else:
                 value, position = _varint(data, position)
-            yield number, VARINT, value
+            yield number, value
         else:
             position = _skip(data, position, number, wire_type)
 
