@@ -45,7 +45,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Each field as (number, value), in the order on the wire.
 
     A varint's value is an int of 64 bits, a length-delimited one's is bytes. Fixed ones and groups, which no
-    message of ours uses, are checked and skipped. Raises `WireError`, possibly after some fields were yielded.
+    message of ours uses, are checked and skipped. Raises `WireError`, possibly after fields were yielded.
     """
     position = 0
     end = len(data)
