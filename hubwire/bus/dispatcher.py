@@ -192,7 +192,9 @@ class Dispatcher:
                 item = one.waiting.popleft()
                 if item.entry is None and item.make is not None:
                     item.entry = item.make()
-                    item.size = max(item.size, 32 * len(item.entry))
+                    grown = len(item.entry[-1]) * 32 if isinstance(item.entry[-1], list) else 0
+                    item.size += grown
+                    self.waiting_bytes += grown
                 items.append(item)
                 size += item.size
             if items:

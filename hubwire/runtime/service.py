@@ -1,0 +1,154 @@
+"""What the three services do alike: connect, know the owners, stop when told, tell the supervisor.
+
+A service is a coroutine that gets a `Stop` and returns when it has stopped in order. Its tasks live in
+a task group; a task that fails takes the process down with its reason in the log, and the supervisor
+or Kubernetes starts it again under a new name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from hubwire.bus.client import BusClient
+from hubwire.bus.owners import OwnersStore, OwnersView
+from hubwire.model.errors import Unavailable
+from hubwire.runtime.nats_options import nats_options
+from hubwire.runtime.process import ProcessConfig
+
+log = structlog.get_logger(__name__)
+
+CONNECT_SECONDS = 60.0
+
+
+def new_run_name() -> str:
+    """A name for one run of a router, gateway or control plane: nine hexadecimal digits."""
+    return f"{secrets.randbits(36):09x}"
+
+
+def replicas_of(config: ProcessConfig) -> int:
+    return 3 if config.durability == "replicated" else 1
+
+
+class Stop:
+    """Told once, by a signal or by the service itself, and why."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._runs: list[Stop] = []
+        self.reason = ""
+
+    def now(self, reason: str) -> None:
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+            for run in self._runs:
+                run.now(reason)
+
+    def for_one_run(self) -> Stop:
+        """A Stop that can be told by itself, and is told when this one is."""
+        run = Stop()
+        self._runs = [run]
+        if self.told:
+            run.now(self.reason)
+        return run
+
+    @property
+    def told(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def tell_ready(config: ProcessConfig) -> None:
+    """Write the byte that the supervisor waits for. Harmless when nobody listens."""
+    if config.ready_fd is not None:
+        try:
+            os.write(config.ready_fd, b"r")
+        except OSError as error:
+            log.warning("readiness_not_told", error=str(error))
+
+
+def run_service(main: Callable[[Stop], Awaitable[None]]) -> None:
+    """Run a service on uvloop until SIGTERM or SIGINT, then until it has stopped.
+
+    A second signal ends it at once. An exception of the service is logged and ends the process with
+    status 1.
+    """
+    import uvloop
+
+    async def body() -> None:
+        stop = Stop()
+        loop = asyncio.get_running_loop()
+
+        def told(name: str) -> None:
+            if stop.told:
+                os._exit(1)
+            stop.now(name)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told, signal.Signals(number).name)
+        await main(stop)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(body())
+    except* Unavailable as group:
+        for error in group.exceptions:
+            log.error("service_cannot_go_on", error=str(error))
+        sys.exit(1)
+    except* Exception:
+        log.exception("service_failed")
+        sys.exit(1)
+
+
+async def connect_bus(config: ProcessConfig, name: str, stop: Stop) -> BusClient:
+    """Connect to NATS, trying for a minute: in a cluster everything starts at the same time.
+
+    Raises Unavailable after that, or when told to stop meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + CONNECT_SECONDS
+    while True:
+        options = nats_options(config, name=name)
+        # The first attempt must fail visibly; only an established connection is kept up for ever.
+        attempt = asyncio.create_task(_connect_once(options))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({attempt, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if attempt.done():
+                return attempt.result()
+            raise Unavailable("Told to stop before NATS could be reached.")
+        except Unavailable as error:
+            if stop.told or loop.time() > end:
+                raise
+            log.warning("nats_not_reached_yet", error=str(error))
+            await asyncio.sleep(0.3)
+        finally:
+            attempt.cancel()
+            stopped.cancel()
+
+
+async def _connect_once(options: dict[str, object]) -> BusClient:
+    try:
+        async with asyncio.timeout(5):
+            return await BusClient.connect({**options})
+    except TimeoutError as error:
+        raise Unavailable(f"NATS did not answer at {options.get('servers')}.") from error
+
+
+async def tell_ready_after(config: ProcessConfig, ready: Awaitable[None]) -> None:
+    await ready
+    tell_ready(config)
+
+
+def open_owners(bus: BusClient, config: ProcessConfig) -> tuple[OwnersStore, OwnersView]:
+    store = OwnersStore(bus, memory=config.durability == "memory", replicas=replicas_of(config))
+    return store, OwnersView(bus, store)

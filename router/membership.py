@@ -1,0 +1,132 @@
+"""What a partition's owner knows of the members: which gateways hold which keys. Pure.
+
+DESIGN.md section 4, "Membership". A gateway is *synced* once its snapshot for this partition has
+arrived; until then it counts as a member of everything, so an owner that has just started, or lost its
+memory, is never wrong, only less economical. After the snapshot only numbered transitions arrive; a gap
+in the numbers or a digest that differs makes the gateway unsynced again, and it is asked for a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hubwire.bus.digest import digest_of
+
+_NONE: frozenset[str] = frozenset()
+
+
+class _View:
+    """One gateway, as this partition's owner sees it."""
+
+    __slots__ = ("digest", "keys", "seq", "synced")
+
+    def __init__(self) -> None:
+        self.synced = False
+        self.seq = 0
+        self.digest = 0
+        self.keys: set[str] = set()
+
+
+class PartitionMembers:
+    """The members of one partition. Every method is total: any order of calls leaves it consistent."""
+
+    __slots__ = ("_by_key", "_unsynced", "_views")
+
+    def __init__(self, gateways: Iterable[str] = ()) -> None:
+        self._views: dict[str, _View] = {}
+        self._by_key: dict[str, set[str]] = {}
+        self._unsynced: set[str] = set()
+        for gateway in gateways:
+            self.gateway_seen(gateway)
+
+    @property
+    def unsynced(self) -> set[str]:
+        """Gateways whose members are not known: they get everything. Do not change the set."""
+        return self._unsynced
+
+    def members(self, key: str) -> set[str] | frozenset[str]:
+        """Gateways known to hold the key. Do not change the set."""
+        return self._by_key.get(key, _NONE)
+
+    def keys_of(self, gateway: str) -> frozenset[str]:
+        view = self._views.get(gateway)
+        return frozenset(view.keys) if view is not None else _NONE
+
+    def gateway_seen(self, gateway: str) -> None:
+        """A gateway is alive. One that is new here is unsynced until its snapshot comes."""
+        if gateway not in self._views:
+            self._views[gateway] = _View()
+            self._unsynced.add(gateway)
+
+    def gateway_ended(self, gateway: str) -> None:
+        """A gateway's lease has ended: its connections are gone."""
+        view = self._views.pop(gateway, None)
+        if view is not None:
+            self._drop_keys(gateway, view)
+        self._unsynced.discard(gateway)
+
+    def snapshot(self, gateway: str, seq: int, digest: int, keys: Iterable[str]) -> bool:
+        """Replace what is known of a gateway. False when the snapshot contradicts itself, or is older
+        than what is known."""
+        self.gateway_seen(gateway)
+        view = self._views[gateway]
+        if view.synced and seq < view.seq:
+            return True  # a repeat from before later transitions; those stand
+        wanted = set(keys)
+        computed = 0
+        for key in wanted:
+            computed ^= digest_of(key)
+        if computed != digest:
+            return False
+        self._drop_keys(gateway, view)
+        for key in wanted:
+            self._by_key.setdefault(key, set()).add(gateway)
+        view.keys = wanted
+        view.seq = seq
+        view.digest = digest
+        view.synced = True
+        self._unsynced.discard(gateway)
+        return True
+
+    def transition(self, gateway: str, key: str, joins: bool, seq: int, digest: int) -> bool:
+        """Apply a numbered join or leave. False: the gateway must send a snapshot (it is unsynced now,
+        so it gets everything and the change is safe to confirm)."""
+        self.gateway_seen(gateway)
+        view = self._views[gateway]
+        if not view.synced:
+            return False
+        if seq <= view.seq:
+            return True  # a repeat
+        if seq != view.seq + 1:
+            self._unsync(gateway, view)
+            return False
+        view.seq = seq
+        if joins != (key in view.keys):
+            view.digest ^= digest_of(key)
+            if joins:
+                view.keys.add(key)
+                self._by_key.setdefault(key, set()).add(gateway)
+            else:
+                view.keys.discard(key)
+                self._remove(gateway, key)
+        if view.digest != digest:
+            self._unsync(gateway, view)
+            return False
+        return True
+
+    def _unsync(self, gateway: str, view: _View) -> None:
+        view.synced = False
+        self._drop_keys(gateway, view)
+        self._unsynced.add(gateway)
+
+    def _drop_keys(self, gateway: str, view: _View) -> None:
+        for key in view.keys:
+            self._remove(gateway, key)
+        view.keys = set()
+
+    def _remove(self, gateway: str, key: str) -> None:
+        holders = self._by_key.get(key)
+        if holders is not None:
+            holders.discard(gateway)
+            if not holders:
+                del self._by_key[key]
