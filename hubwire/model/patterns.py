@@ -1,4 +1,4 @@
-"""The pattern language of the roles `webpubsub.joinLeaveGroups.<pattern>` and `webpubsub.sendToGroups.<pattern>`.
+"""The pattern language of the roles `webpubsub.joinLeaveGroups.<pattern>` and `webpubsub.sendToGroups.<...>`.
 
 Client-protocols.md 2.5. Clients choose the group names that are matched, up to 1024 characters, so the time
 must be linear in them: a regular expression with five wildcards is not.
@@ -66,7 +66,7 @@ class Pattern:
 
     def _walk(self, group: str) -> bool:
         skippable = self._run | self._any
-        characters, one, run, anything = self._characters, self._one, self._run, self._any
+        characters, one, anything = self._characters, self._one, self._any
         state = 1 | (1 & skippable) << 1
         for c in group:
             if c == ".":
