@@ -1,0 +1,197 @@
+"""Puts a gateway worker together (composition root), and its order of stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import structlog
+
+from gateway import drain
+from gateway.front import Front, HttpFactory
+from gateway.service import GatewayService
+from gateway.settings import GatewayLimits
+from hubwire.bus.client import BusClient
+from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.owners import OwnersView
+from hubwire.bus.settings import SettingsStore
+from hubwire.model.errors import Unavailable
+from hubwire.model.settings import AccessKeys
+from hubwire.runtime.leases import Lease
+from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.service import (
+    Stop,
+    connect_bus,
+    new_run_name,
+    open_owners,
+    replicas_of,
+    run_service,
+    tell_ready,
+)
+
+log = structlog.get_logger(__name__)
+
+BACKLOG = 4096
+SETTINGS_SECONDS = 30.0
+
+
+class Worker(NamedTuple):
+    """What is shared with who serves plain HTTP on the same port."""
+
+    config: ProcessConfig
+    name: str
+    bus: BusClient
+    owners: OwnersView
+    dispatcher: Dispatcher
+    settings: SettingsStore
+    gateway: GatewayService
+
+
+class Http(NamedTuple):
+    """The HTTP server behind the gateway: a factory of protocols, and how it is closed."""
+
+    factory: HttpFactory
+    close: Callable[[], Awaitable[None]]
+
+
+MakeHttp = Callable[[Worker], Awaitable[Http]]
+
+
+async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> SettingsStore:
+    """The watched settings with the first keys and hubs in them; keeps trying while a cluster of NATS
+    servers elects its leaders. Raises Unavailable after SETTINGS_SECONDS or when told to stop."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SETTINGS_SECONDS
+    while True:
+        try:
+            store = await SettingsStore.open(
+                bus.js,
+                replicas=replicas_of(config),
+                storage="memory" if config.durability == "memory" else "file",
+            )
+        except Unavailable as error:
+            if stop.told or loop.time() > end:
+                raise
+            log.warning("settings_not_open_yet", error=str(error))
+            await asyncio.sleep(0.2)
+            continue
+        await _seed(store, config)
+        return store
+
+
+async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
+    seed = config.seed_keys
+    if seed is not None:
+        given: AccessKeys = seed
+        await store.ensure_keys(lambda: given)
+    else:
+        await store.ensure_keys()
+    for hub, settings in config.hubs.items():
+        if store.hub_entry(hub) is None:
+            await store.put_hub(hub, settings)
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that several workers can listen on (SO_REUSEPORT: the kernel spreads connections).
+
+    Raises OSError when the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def serve(config: ProcessConfig, stop: Stop, make_http: MakeHttp | None = None) -> None:
+    """Run one worker until told to stop, or until its lease is lost (its name is used up then, and its
+    clients are told to go: nobody counts them any more)."""
+    name = new_run_name()
+    log.info("gateway_starting", gateway=name)
+    bus = await connect_bus(config, f"gateway-{name}", stop)
+    settings: SettingsStore | None = None
+    dispatcher: Dispatcher | None = None
+    try:
+        _, owners = open_owners(bus, config)
+        dispatcher = Dispatcher(bus, owners, name)
+        memory, replicas = config.durability == "memory", replicas_of(config)
+        lease = Lease(bus, "gateway", name, config.lease_seconds, memory=memory, replicas=replicas)
+        lease.on_lost = lambda: stop.now("the lease was lost")
+        settings = await open_settings(bus, config, stop)
+        service = GatewayService(
+            name,
+            bus,
+            owners,
+            dispatcher,
+            settings,
+            public_endpoints=config.public_endpoints,
+            limits=GatewayLimits(),
+        )
+        worker = Worker(config, name, bus, owners, dispatcher, settings, service)
+        await lease.acquire()
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(lease.run(), name="lease"),
+                tasks.create_task(owners.run(), name="owners"),
+                tasks.create_task(service.run(), name="bus"),
+                tasks.create_task(service.keepalive.run(), name="keep-alive"),
+            ]
+            try:
+                await _listen(worker, stop, make_http)
+            finally:
+                for task in background:
+                    task.cancel()
+        await lease.release()
+    finally:
+        if dispatcher is not None:
+            dispatcher.close()
+        if settings is not None:
+            await settings.close()
+        await bus.close()
+    log.info("gateway_stopped", gateway=name)
+
+
+async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> None:
+    loop = asyncio.get_running_loop()
+    config, service = worker.config, worker.gateway
+    http = await make_http(worker) if make_http is not None else None
+    fronts: set[Front] = set()
+    factory = http.factory if http is not None else None
+    sock = listening_socket(config.host, config.port)
+    server = await loop.create_server(
+        lambda: Front(fronts, service.admit, factory), sock=sock, backlog=BACKLOG
+    )
+    try:
+        log.info("gateway_listening", gateway=worker.name, host=config.host, port=sock.getsockname()[1])
+        tell_ready(config)
+        await stop.wait()
+        log.info("gateway_stopping", gateway=worker.name, reason=stop.reason)
+    finally:
+        service.draining = True
+        server.close()
+        for front in [*fronts]:
+            front.transport.abort()
+        await drain.let_go(service, config.drain_seconds)
+        if http is not None:
+            await http.close()
+        await drain.finish(worker.dispatcher)
+
+
+def run(config: ProcessConfig, make_http: MakeHttp | None = None) -> None:
+    """Blocking entry point of the process. A lost lease starts over under a new name."""
+
+    async def until_stopped(stop: Stop) -> None:
+        while True:
+            await serve(config, stop.for_one_run(), make_http)
+            if stop.told:
+                return
+
+    run_service(until_stopped)

@@ -1,0 +1,159 @@
+"""What a control plane asks of one gateway about its connections (rest-api.md sections 5, 8, 10, 11).
+
+Each command is a coroutine from arguments to a result that msgpack can carry. The connections meant are
+those that are here now; a connection that is not here is answered with None or False.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from heapq import nsmallest
+from typing import Any, cast
+
+from gateway.connection import Connection
+from gateway.delivery import Delivery
+from gateway.hub import LocalHubs
+from hubwire.bus.envelopes import unpack_body
+from hubwire.bus.keys import group_key, hub_key, user_key
+from hubwire.model.errors import HubwireError, InvalidRequest
+from hubwire.model.filters import compile_filter
+from hubwire.model.permissions import Permission
+
+Join = Callable[[Connection, str, Callable[[HubwireError | None], None]], None]
+
+CLOSED_BY_SERVER = "Application server closed the connection."
+
+
+class Commands:
+    """The table of commands of one gateway. `run` raises InvalidRequest for an unknown one."""
+
+    def __init__(
+        self,
+        hubs: LocalHubs[Connection],
+        delivery: Delivery,
+        join: Join,
+        leave: Join,
+    ) -> None:
+        self._hubs = hubs
+        self._delivery = delivery
+        self._join = join
+        self._leave = leave
+        self._table: dict[str, Callable[..., Awaitable[Any]]] = {
+            "send": self.send,
+            "close": self.close,
+            "exists": self.exists,
+            "join": self.join,
+            "leave": self.leave,
+            "leave_all": self.leave_all,
+            "list": self.list,
+            "permission": self.permission,
+        }
+
+    async def run(self, operation: str, arguments: Sequence[Any]) -> Any:
+        command = self._table.get(operation)
+        if command is None:
+            raise InvalidRequest(f"There is no command {operation!r}.")
+        return await command(*arguments)
+
+    def _addressed(self, hub: str, kind: str, name: str) -> Sequence[Connection]:
+        if kind == "connection":
+            found = self._hubs.get(hub, name)
+            return (found,) if found is not None else ()
+        key = {"hub": hub_key(hub), "group": group_key(hub, name), "user": user_key(hub, name)}[kind]
+        return list(self._hubs.members(key))
+
+    @staticmethod
+    def _filtered(connections: Iterable[Connection], filter_text: str | None) -> list[Connection]:
+        if not filter_text:
+            return list(connections)
+        test = compile_filter(filter_text)
+        return [c for c in connections if test.matches(c.id, c.user_id, c.groups, c.codec.name or None)]
+
+    async def send(self, hub: str, connection_id: str, body: bytes) -> bool:
+        """To one connection."""
+        return (
+            self._delivery.to(self._addressed(hub, "connection", connection_id), unpack_body(body, None)) > 0
+        )
+
+    async def close(self, hub: str, kind: str, name: str, excluded: Sequence[str], reason: str | None) -> int:
+        """With the text of client-protocols.md 1.11. Returns how many were closed."""
+        spared = set(excluded)
+        message = f"{CLOSED_BY_SERVER} Reason: {reason}" if reason else CLOSED_BY_SERVER
+        closed = 0
+        for number, connection in enumerate(self._addressed(hub, kind, name)):
+            if connection.id not in spared:
+                connection.close_administratively(message)
+                closed += 1
+            if number % 500 == 499:
+                await asyncio.sleep(0)
+        return closed
+
+    async def exists(self, hub: str, kind: str, name: str) -> bool:
+        return bool(self._addressed(hub, kind, name))
+
+    async def join(
+        self, hub: str, kind: str, name: str, groups: Sequence[str], filter_text: str | None
+    ) -> int:
+        """Put connections into groups; returns, after the owners' confirmation, how many were meant."""
+        meant = self._filtered(self._addressed(hub, kind, name), filter_text)
+        await self._each(self._join, meant, groups)
+        return len(meant)
+
+    async def leave(
+        self, hub: str, kind: str, name: str, groups: Sequence[str], filter_text: str | None
+    ) -> int:
+        meant = self._filtered(self._addressed(hub, kind, name), filter_text)
+        await self._each(self._leave, meant, groups)
+        return len(meant)
+
+    async def leave_all(self, hub: str, kind: str, name: str) -> int:
+        meant = self._addressed(hub, kind, name)
+        for connection in meant:
+            await self._each(self._leave, [connection], list(connection.groups))
+        return len(meant)
+
+    async def _each(self, change: Join, connections: Sequence[Connection], groups: Sequence[str]) -> None:
+        """Apply a change to every pair, and wait until all are confirmed. Raises the first error."""
+        if not connections or not groups:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left = len(connections) * len(groups)
+        first: HubwireError | None = None
+
+        def one(error: HubwireError | None) -> None:
+            nonlocal left, first
+            left -= 1
+            first = first or error
+            if left == 0 and not done.done():
+                if first is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(first)
+
+        for number, connection in enumerate(connections):
+            for group in groups:
+                change(connection, group, one)
+            if number % 200 == 199:
+                await asyncio.sleep(0)
+        await done
+
+    async def list(self, hub: str, group: str, after: str, limit: int) -> list[list[str | None]]:
+        """The next members by connection id: a keyset cursor, so that who is here throughout is listed
+        once (rest-api.md section 8)."""
+        members = (c for c in self._hubs.members(group_key(hub, group)) if c.id > after)
+        return [[c.id, c.user_id] for c in nsmallest(limit, members, key=lambda c: c.id)]
+
+    async def permission(
+        self, hub: str, operation: str, permission: str, connection_id: str, group: str
+    ) -> bool | None:
+        """grant, revoke or check; None when there is no such connection, False for a conflict or a no."""
+        connection = self._hubs.get(hub, connection_id)
+        if connection is None:
+            return None
+        which = cast(Permission, permission)
+        if operation == "grant":
+            return connection.permissions.grant(which, group)
+        if operation == "revoke":
+            return connection.permissions.revoke(which, group)
+        return connection.permissions.check(which, group)

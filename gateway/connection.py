@@ -1,0 +1,253 @@
+"""One client connection: its messages in order, decided by the session, executed by the gateway.
+
+Messages are processed strictly in order (client-protocols.md 3.1). Publishes to groups may be on their
+way to their owners together, since those keep their order; everything else waits until they are
+answered, and they wait for everything else. What waits is bounded: past the bound the socket is not
+read, so the client is held up by TCP and by nothing else (8.3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Protocol
+
+from gateway.frames import BINARY, TEXT, frame
+from gateway.protocol.codec import Codec
+from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, Request, SendToGroup
+from gateway.session import AckWindow, decide
+from gateway.transport import Clock, Flusher, WebSocketPeer
+from hubwire.model.errors import HubwireError, ProtocolViolation
+from hubwire.model.message import DataType
+from hubwire.model.permissions import PermissionSet
+
+MAX_WAITING = 64
+MAX_WAITING_BYTES = 2 * 1024 * 1024
+MAX_IN_FLIGHT = 256
+
+
+class Executed(Protocol):
+    def __call__(self, error: HubwireError | None) -> None: ...
+
+
+class Executor(Protocol):
+    """What a connection asks of the gateway. Each calls `done` exactly once, possibly at once."""
+
+    def publish(self, connection: Connection, request: SendToGroup, done: Executed) -> None: ...
+    def join(self, connection: Connection, group: str, done: Executed) -> None: ...
+    def leave(self, connection: Connection, group: str, done: Executed) -> None: ...
+    def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None: ...
+    def registered(self, connection: Connection) -> None: ...
+    def ended(self, connection: Connection, category: str) -> None: ...
+
+
+class Mode:
+    """What a simple client's frames mean (client-protocols.md 6.1, 6.3): events when `group` is None."""
+
+    __slots__ = ("group", "no_echo")
+
+    def __init__(self, group: str | None = None, no_echo: bool = False) -> None:
+        self.group = group
+        self.no_echo = no_echo
+
+
+SEND_EVENT = Mode()
+
+
+class Connection(WebSocketPeer):
+    """A client of one hub. Created when it is admitted, registered before its 101 is sent."""
+
+    __slots__ = (
+        "_executor",
+        "_going_on",
+        "busy",
+        "codec",
+        "groups",
+        "hub",
+        "id",
+        "in_flight",
+        "mode",
+        "permissions",
+        "reading_paused",
+        "user_id",
+        "waiting",
+        "waiting_bytes",
+        "window",
+    )
+
+    def __init__(
+        self,
+        connection_id: str,
+        hub: str,
+        user_id: str | None,
+        codec: Codec,
+        permissions: PermissionSet,
+        groups: set[str],
+        mode: Mode,
+        *,
+        executor: Executor,
+        flusher: Flusher,
+        clock: Clock,
+        outbox_limit: int,
+    ) -> None:
+        super().__init__(flusher, clock, outbox_limit)
+        self.id = connection_id
+        self.hub = hub
+        self.user_id = user_id
+        self.codec = codec
+        self.permissions = permissions
+        self.groups = groups
+        self.mode = mode
+        self._executor = executor
+        self.window = AckWindow()
+        self.waiting: deque[tuple[Request, int]] | None = None
+        self.waiting_bytes = 0
+        self.busy = False
+        self.in_flight = 0
+        self.reading_paused = False
+        self._going_on = False
+
+    @property
+    def simple(self) -> bool:
+        return not self.codec.name
+
+    def opened(self) -> None:
+        if not self.simple:
+            # Always the first frame (3.7); what was published meanwhile stands behind it.
+            self._send_payload(self.codec.connected(self.id, self.user_id), first=True)
+        self._executor.registered(self)
+
+    def ended(self, category: str) -> None:
+        self.waiting = None
+        self._executor.ended(self, category)
+
+    def _send_payload(self, payload: bytes, *, first: bool = False) -> None:
+        data = frame(BINARY if self.codec.binary else TEXT, payload)
+        if first and self._turn:
+            self._turn.insert(0, data)
+        else:
+            self.send(data)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def received(self, payload: bytes, binary: bool) -> None:
+        try:
+            request = self._decode(payload, binary)
+        except ProtocolViolation as violation:
+            self.close(violation.close_code, str(violation), "BadRequest")
+            return
+        if type(request) is Ping:
+            self._send_payload(self.codec.pong())  # answered at once, never sequenced (1.10)
+            return
+        size = len(payload)
+        if self.waiting is not None or not self._begin(request):
+            if self.waiting is None:
+                self.waiting = deque()
+            self.waiting.append((request, size))
+            self.waiting_bytes += size
+            if not self.reading_paused and (
+                len(self.waiting) > MAX_WAITING or self.waiting_bytes > MAX_WAITING_BYTES
+            ):
+                self.reading_paused = True
+                self.pause_reading()
+
+    def _decode(self, payload: bytes, binary: bool) -> Request:
+        codec = self.codec
+        if codec.name:
+            if binary != codec.binary:
+                kinds = ("text", "binary") if codec.binary else ("binary", "text")
+                raise ProtocolViolation(f"A {kinds[0]} frame, where {codec.name} has {kinds[1]} ones.", 1003)
+            return codec.decode(payload)
+        if not binary:
+            try:
+                payload.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ProtocolViolation("A text frame that is not UTF-8.", 1007) from error
+        data_type = DataType.BINARY if binary else DataType.TEXT
+        if self.mode.group is None:
+            return ClientEvent("message", None, data_type, payload, None)
+        return SendToGroup(self.mode.group, None, self.mode.no_echo, data_type, payload, 0, None)
+
+    def _begin(self, request: Request) -> bool:
+        """Start on a request; False when it must wait for those before it."""
+        if self.busy:
+            return False
+        publishes = type(request) is SendToGroup
+        if self.in_flight and (not publishes or self.in_flight >= MAX_IN_FLIGHT):
+            return False
+        decision = decide(request, self.permissions, self.window)
+        verdict = decision.verdict
+        if verdict == "wait":
+            return False
+        if verdict != "execute":
+            if self.simple and type(request) is SendToGroup:
+                self.close(1008, f"No permission to send to group '{request.group}'.", "Unauthorized")  # 6.3
+            elif verdict == "ack":
+                ack_id = getattr(request, "ack_id", None)
+                self._send_payload(self.codec.ack(ack_id or 0, decision.error_name, decision.error_message))
+            return True
+        self._execute(request, publishes)
+        return True
+
+    def _execute(self, request: Request, publishes: bool) -> None:
+        ack_id: int | None = getattr(request, "ack_id", None)
+        if ack_id is not None:
+            self.window.begin(ack_id)
+        done = partial(self._executed, ack_id, publishes)
+        if publishes:
+            self.in_flight += 1
+            assert isinstance(request, SendToGroup)
+            self._executor.publish(self, request, done)
+            return
+        self.busy = True
+        if isinstance(request, JoinGroup):
+            self._executor.join(self, request.group, done)
+        elif isinstance(request, LeaveGroup):
+            self._executor.leave(self, request.group, done)
+        else:
+            assert isinstance(request, ClientEvent)
+            self._executor.event(self, request, done)
+
+    def _executed(self, ack_id: int | None, published: bool, error: HubwireError | None) -> None:
+        if published:
+            self.in_flight -= 1
+        else:
+            self.busy = False
+        if self.closing:
+            return
+        if ack_id is not None:
+            self.window.end(ack_id, error is None)
+            if error is None:
+                self._send_payload(self.codec.ack(ack_id))
+            else:
+                self._send_payload(self.codec.ack(ack_id, "InternalServerError", "Internal server error"))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin what waited and may begin now."""
+        if self._going_on:
+            return  # a request that was executed at once called us from within the loop below
+        self._going_on = True
+        try:
+            while self.waiting and self._begin(self.waiting[0][0]):
+                if self.waiting is None:
+                    return
+                self.waiting_bytes -= self.waiting.popleft()[1]
+        finally:
+            self._going_on = False
+        if self.waiting is not None and not self.waiting:
+            self.waiting = None
+        if self.reading_paused and (self.waiting is None or len(self.waiting) <= MAX_WAITING // 4):
+            self.reading_paused = False
+            self.resume_reading()
+
+    # -- closing -----------------------------------------------------------------------------------
+
+    def close_administratively(
+        self, message: str, code: int = 1000, category: str = "ClosedByAppServer"
+    ) -> None:
+        """Close for an administrative reason: a `disconnected` message, then the close frame (1.11)."""
+        last = b""
+        if not self.simple:
+            last = frame(BINARY if self.codec.binary else TEXT, self.codec.disconnected(message))
+        self.close(code, "", category, last=last)

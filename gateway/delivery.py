@@ -1,0 +1,100 @@
+"""From an envelope to the sockets of its receivers: the fan-out (DESIGN.md section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from gateway.connection import Connection
+from gateway.frames import BINARY, TEXT, frame
+from gateway.hub import LocalHubs
+from gateway.protocol.codec import Codec
+from hubwire.bus.envelopes import Body, unpack_body
+from hubwire.bus.keys import PARTITIONS, split_key
+from hubwire.model.errors import InvalidRequest
+from hubwire.model.filters import Filter, InvalidFilter, compile_filter
+
+log = structlog.get_logger(__name__)
+
+MAX_SENDERS_REMEMBERED = 4096
+
+
+class Delivery:
+    """Delivers what routers send, once each, to the local members; encoded once per subprotocol."""
+
+    def __init__(self, hubs: LocalHubs[Connection], now: Callable[[], float]) -> None:
+        self._hubs = hubs
+        self._now = now
+        self._epochs = [0] * PARTITIONS
+        self._seen: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
+        self.envelopes = 0
+        self.delivered = 0
+        self.fenced = 0
+        self.repeated = 0
+
+    def epoch_seen(self, partition: int, epoch: int) -> None:
+        """The ownership table names a newer owner: what the one before still sends is dropped."""
+        if epoch > self._epochs[partition]:
+            self._epochs[partition] = epoch
+
+    def envelope(self, partition: int, epoch: int, sender: str, number: int, key: str, body: bytes) -> None:
+        """One envelope from an owner. Nothing in it can raise: what is not understood is logged."""
+        if epoch < self._epochs[partition]:
+            self.fenced += 1
+            return
+        self._epochs[partition] = epoch
+        # A publisher repeats a batch whose answer was lost, perhaps to another owner. Its publishes come
+        # in the order of their numbers, so what is not above the highest was delivered here before.
+        seen = self._seen[partition]
+        if number <= seen.get(sender, 0):
+            self.repeated += 1
+            return
+        if len(seen) >= MAX_SENDERS_REMEMBERED and sender not in seen:
+            for old in list(seen)[: MAX_SENDERS_REMEMBERED // 2]:
+                del seen[old]
+        seen[sender] = number
+        self.envelopes += 1
+        members = self._hubs.members(key)
+        if not members:
+            return
+        kind, _, name = split_key(key)
+        try:
+            content = unpack_body(body, name if kind == "g" else None)
+        except InvalidRequest as error:
+            log.error("envelope_refused", error=str(error))
+            return
+        self.to(members, content)
+
+    def to(self, members: Iterable[Connection], content: Body) -> int:
+        """Send to these connections, except those that the body spares. Returns how many got it."""
+        message, excluded, filter_text, ttl_seconds = content
+        test: Filter | None = None
+        if filter_text:
+            try:
+                test = compile_filter(filter_text)
+            except InvalidFilter as error:
+                log.error("envelope_filter_refused", error=str(error))
+                return 0
+        deadline = self._now() + ttl_seconds if ttl_seconds else 0.0
+        frames: dict[Codec, bytes] = {}
+        count = 0
+        for connection in members:
+            if excluded is not None and connection.id in excluded:
+                continue
+            if test is not None and not test.matches(
+                connection.id, connection.user_id, connection.groups, connection.codec.name or None
+            ):
+                continue
+            codec = connection.codec
+            data = frames.get(codec)
+            if data is None:
+                opcode = BINARY if codec.is_binary(message) else TEXT
+                data = frames[codec] = frame(opcode, codec.message(message))
+            if deadline:
+                connection.send_until(data, deadline)
+            else:
+                connection.send(data)
+            count += 1
+        self.delivered += count
+        return count

@@ -1,0 +1,47 @@
+"""The order of a planned stop (DESIGN.md section 8).
+
+Readiness off, no new sockets, clients told to go over the drain time, outboxes flushed, leaves answered,
+bus closed. Everything has a deadline; what is left after it is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.connection import Connection
+from gateway.service import GatewayService
+from hubwire.bus.dispatcher import Dispatcher
+
+log = structlog.get_logger(__name__)
+
+GOING_AWAY = "The service is being restarted; connect again."
+
+
+async def let_go(service: GatewayService, drain_seconds: float) -> None:
+    """Close all connections with 1001, spread over most of the drain time so that they do not come back
+    all at once elsewhere, then wait for their sockets until the deadline."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + drain_seconds
+    connections: list[Connection] = list(service.hubs)
+    service.draining = True
+    if not connections:
+        return
+    log.info("connections_let_go", count=len(connections), seconds=drain_seconds)
+    begun = loop.time()
+    spread = drain_seconds * 0.6 if len(connections) > 100 else 0.0
+    for number, connection in enumerate(connections):
+        connection.close_administratively(GOING_AWAY, 1001, "ServiceReload")
+        due = begun + spread * (number + 1) / len(connections)
+        if number % 100 == 99 or due - loop.time() > 0.02:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+    while loop.time() < end and not all(c.finished for c in connections):  # noqa: ASYNC110 (at the stop only)
+        await asyncio.sleep(0.02)
+    for connection in connections:
+        connection.abort()
+
+
+async def finish(dispatcher: Dispatcher, seconds: float = 2.0) -> None:
+    """Let the leaves reach their owners, so that nobody has to find out by the lease."""
+    await dispatcher.drain(seconds)

@@ -1,0 +1,148 @@
+"""The accept side: reads the head of each request and decides who answers it (DESIGN.md section 6).
+
+A client endpoint is checked here and its socket handed over to the WebSocket library; everything else
+goes, with the bytes already read, to the HTTP server behind (REST, when it is served on the same port).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+
+from gateway.handshake import Refusal, is_client_path
+from gateway.http_head import MAX_HEAD_BYTES, BadHead, Head, parse_head
+
+log = structlog.get_logger(__name__)
+
+HEAD_SECONDS = 10.0
+MAX_EARLY_BYTES = 64 * 1024
+"""What a client may send behind its head before it is answered; more is not read until then."""
+
+HttpFactory = Callable[[], asyncio.Protocol]
+Decide = Callable[["Front", Head], Awaitable[Refusal | None]]
+"""Decides on a client endpoint: a refusal to write, or None when the socket was handed over."""
+
+
+class Front(asyncio.Protocol):
+    """One accepted socket, until it is handed over or refused."""
+
+    __slots__ = ("_buffer", "_decide", "_http", "_owner", "_paused", "_task", "_timer", "lost", "transport")
+
+    def __init__(self, owner: set[Front], decide: Decide, http: HttpFactory | None) -> None:
+        self._owner = owner
+        self._decide = decide
+        self._http = http
+        self._buffer = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._paused = False
+        self.lost = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._owner.add(self)
+        self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self._task is not None:
+            if len(self._buffer) > MAX_EARLY_BYTES:
+                self._paused = True
+                self.transport.pause_reading()
+            return
+        end = self._buffer.find(b"\r\n\r\n")
+        line_end = self._buffer.find(b"\r\n")
+        # Requests that are not for a client endpoint need not be complete to be passed on.
+        if line_end >= 0 and self._http is not None and not self._is_ours(line_end):
+            self._pass_on()
+            return
+        if end < 0:
+            if len(self._buffer) > MAX_HEAD_BYTES:
+                self._refuse(Refusal(431, f"The head of a request is limited to {MAX_HEAD_BYTES} bytes."))
+            return
+        if end > MAX_HEAD_BYTES:
+            self._refuse(Refusal(431, f"The head of a request is limited to {MAX_HEAD_BYTES} bytes."))
+            return
+        try:
+            head = parse_head(bytes(self._buffer[:end]))
+        except BadHead as error:
+            self._refuse(Refusal(400, str(error)))
+            return
+        del self._buffer[: end + 4]
+        if not is_client_path(head.path):
+            self._refuse(Refusal(404, "Only client endpoints are served here: /client/hubs/HUB."))
+            return
+        self._task = asyncio.create_task(self._answer(head))
+
+    def _is_ours(self, line_end: int) -> bool:
+        parts = bytes(self._buffer[:line_end]).split(b" ")
+        return len(parts) > 1 and is_client_path(parts[1].partition(b"?")[0].decode("latin-1"))
+
+    async def _answer(self, head: Head) -> None:
+        try:
+            refusal = await self._decide(self, head)
+        except Exception:
+            log.exception("handshake_failed")
+            refusal = Refusal(500, "Internal error.")
+        if refusal is not None:
+            self._refuse(refusal)
+        self._leave()
+
+    def take_socket(self) -> tuple[asyncio.Transport, bytes]:
+        """Give up the socket, and what came behind the head, to who takes it over."""
+        self._leave()
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        if self._paused:
+            self.transport.resume_reading()
+        return self.transport, rest
+
+    def _pass_on(self) -> None:
+        assert self._http is not None
+        self._leave()
+        protocol = self._http()
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        protocol.data_received(bytes(self._buffer))
+        self._buffer.clear()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._leave()
+        if self.lost or self.transport.is_closing():
+            return
+        body = (refusal.text + "\n").encode("utf-8", "replace")
+        try:
+            phrase = HTTPStatus(refusal.status).phrase
+        except ValueError:
+            phrase = "Refused"
+        lines = [
+            f"HTTP/1.1 {refusal.status} {phrase}",
+            "Content-Type: text/plain; charset=utf-8",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *(f"{name}: {value}" for name, value in refusal.headers),
+        ]
+        self.transport.write("\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _too_late(self) -> None:
+        # Neither a slow writer nor an idle socket may keep a place for long.
+        self._refuse(Refusal(408, "The request did not arrive in time."))
+
+    def _leave(self) -> None:
+        self._owner.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._leave()

@@ -1,0 +1,170 @@
+"""What a request for a client endpoint leads to: the checks of client-protocols.md 1.4, in order. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from gateway.connection import SEND_EVENT, Mode
+from gateway.http_head import Head
+from gateway.protocol.codec import Codec
+from gateway.protocol.negotiate import negotiate
+from hubwire.model.errors import InvalidRequest, Unauthenticated
+from hubwire.model.names import is_valid_group, normalize_hub
+from hubwire.model.settings import HubSettings
+from hubwire.model.tokens import AudiencePolicy, ClientClaims, verify_client_token
+
+MAX_QUERY_FIELDS = 1000
+
+
+class Refusal(NamedTuple):
+    """An answer without an upgrade. Clients never parse the text; people do (1.5)."""
+
+    status: int
+    text: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class RefusedRecovery(NamedTuple):
+    """101, then close 1008 (4.5): no session here can be recovered, and clients must stop trying."""
+
+    key: str
+    subprotocol: str | None
+
+
+class Admission(NamedTuple):
+    """All checks that need no bus are passed."""
+
+    hub: str
+    claims: ClientClaims
+    codec: Codec
+    subprotocol: str | None
+    mode: Mode
+    key: str
+    offered: list[str]
+
+
+ANONYMOUS = ClientClaims(None, (), (), {})
+
+
+def is_client_path(path: str) -> bool:
+    """Whether a path belongs to the client endpoints, so that the gateway answers it and nobody else."""
+    return path == "/client" or path.startswith(("/client/", "/clients/"))
+
+
+def check_endpoint(head: Head) -> Refusal | tuple[str, dict[str, str], str]:
+    """Steps 1 to 3: the path, the upgrade, the hub. Returns hub, query and WebSocket key."""
+    path = head.path
+    query = _query(head.query)
+    if path in ("/client", "/client/", "/client/hubs", "/client/hubs/"):
+        raw_hub = query.get("hub", "")
+    elif path.startswith("/client/hubs/") and "/" not in path[len("/client/hubs/") :].rstrip("/"):
+        raw_hub = unquote(path[len("/client/hubs/") :].rstrip("/"))
+    else:
+        return Refusal(404, f"There is no client endpoint at {path}. Connect to /client/hubs/HUB.")
+    key = head.headers.get("sec-websocket-key", "")
+    problem = _upgrade_problem(head, key)
+    if problem:
+        return Refusal(400, problem, (("Sec-WebSocket-Version", "13"),))
+    try:
+        hub = normalize_hub(raw_hub)
+    except InvalidRequest as error:
+        return Refusal(400, str(error))
+    return hub, query, key
+
+
+def check(
+    head: Head,
+    *,
+    settings_of: Callable[[str], HubSettings],
+    keys: Sequence[str],
+    audiences: AudiencePolicy,
+    now: float,
+) -> Refusal | RefusedRecovery | Admission:
+    """Steps 1 to 8. `now` is Unix time in seconds; `audiences` are the configured endpoints, to which
+    the host of the request itself is added."""
+    endpoint = check_endpoint(head)
+    if isinstance(endpoint, Refusal):
+        return endpoint
+    hub, query, key = endpoint
+    offered = head.tokens("sec-websocket-protocol")
+    negotiated = negotiate(offered)
+    if query.get("awps_connection_id"):
+        return RefusedRecovery(key, negotiated.echo or (offered[0] if offered else None))
+    token = query.get("access_token") or _bearer(head)
+    if not token:
+        if settings_of(hub).anonymous_connect_policy != "allow":
+            return Refusal(
+                401,
+                "No access token. Give one in the query (access_token) or in an Authorization header, or "
+                f"allow anonymous clients in the settings of hub '{hub}'.",
+            )
+        claims = ANONYMOUS
+    else:
+        try:
+            claims = verify_client_token(
+                token, keys=keys, hub=hub, audiences=audiences.with_host(head.headers.get("host")), now=now
+            )
+        except Unauthenticated as error:
+            return Refusal(401, str(error))
+        except InvalidRequest as error:
+            return Refusal(400, str(error))
+    mode = SEND_EVENT
+    if not negotiated.codec.name:
+        raw_mode = _mode(query)
+        if isinstance(raw_mode, Refusal):
+            return raw_mode
+        mode = raw_mode
+    return Admission(hub, claims, negotiated.codec, negotiated.echo, mode, key, offered)
+
+
+def _upgrade_problem(head: Head, key: str) -> str:
+    if head.method != "GET" or head.version != "HTTP/1.1":
+        return "This is a WebSocket endpoint: only GET with an upgrade is served."
+    if "upgrade" not in [token.lower() for token in head.tokens("connection")] or "websocket" not in [
+        token.lower() for token in head.tokens("upgrade")
+    ]:
+        return "This is a WebSocket endpoint: the request asks for no upgrade to websocket."
+    if head.headers.get("sec-websocket-version") != "13":
+        return "Only WebSocket version 13 is served (RFC 6455)."
+    if head.headers.get("content-length", "0") != "0" or "transfer-encoding" in head.headers:
+        return "A WebSocket handshake has no body."
+    try:
+        if len(b64decode(key, validate=True)) == 16:
+            return ""
+    except (binascii.Error, ValueError):
+        pass
+    return "The header Sec-WebSocket-Key must be 16 bytes in base64."
+
+
+def _query(text: str) -> dict[str, str]:
+    """By lower-case name (1.1); of a repeated parameter the last one wins (6.3)."""
+    try:
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        return {}
+    return {name.lower(): value for name, value in fields}
+
+
+def _bearer(head: Head) -> str:
+    scheme, _, token = head.headers.get("authorization", "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _mode(query: dict[str, str]) -> Mode | Refusal:
+    """The mode of a simple client (6.3)."""
+    mode = query.get("webpubsub_mode", "").lower()
+    if mode in ("", "sendevent"):
+        return SEND_EVENT
+    if mode != "sendtogroup":
+        return Refusal(400, "webpubsub_mode must be sendEvent or sendToGroup.")
+    group = query.get("group", "")
+    if not is_valid_group(group):
+        return Refusal(400, "webpubsub_mode=sendToGroup needs a group of 1 to 1024 characters.")
+    no_echo = query.get("noecho", "false").lower()
+    if no_echo not in ("true", "false"):
+        return Refusal(400, "noEcho must be true or false.")
+    return Mode(group, no_echo == "true")

@@ -1,0 +1,161 @@
+"""Tells the owners which keys have members here, and when they have confirmed it.
+
+Between the hub (pure data) and the dispatcher (the bus): numbers the transitions, keeps who waits for a
+confirmation, sends snapshots when an owner is new, asks for one, or has seen a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from gateway.membership import Membership
+from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.envelopes import JOIN, LEAVE, RESYNC, SNAPSHOT, Entry
+from hubwire.bus.keys import partition_of
+from hubwire.bus.owners import OwnersTable, OwnersView
+from hubwire.model.errors import HubwireError, Unavailable
+
+log = structlog.get_logger(__name__)
+
+Confirmed = Callable[[HubwireError | None], None]
+
+MAX_UNANSWERED = 200_000
+"""Transitions that may wait for owners; past it joining is refused with Unavailable. Leaving never is:
+there are no more leaves than there are members."""
+
+JOIN_SECONDS = 10.0
+
+
+class Registrar:
+    """One gateway's registrations. `confirmed` callbacks are called exactly once each, possibly at once."""
+
+    def __init__(self, dispatcher: Dispatcher, owners: OwnersView) -> None:
+        self._dispatcher = dispatcher
+        self._membership = Membership()
+        self._owners = owners
+        self._table = owners.table
+        self._unconfirmed: dict[str, tuple[int, list[Confirmed]]] = {}
+        self._snapshots_queued: set[int] = set()
+        self._unanswered = 0
+        owners.on_change(self._owners_changed)
+
+    @property
+    def membership(self) -> Membership:
+        return self._membership
+
+    def join(self, key: str) -> None:
+        """The key has its first local member. Raises Unavailable, and changes nothing, when too much
+        is unanswered."""
+        if self._unanswered > MAX_UNANSWERED:
+            raise Unavailable("Too many registrations wait for the routers.")
+        partition = partition_of(key)
+        change = self._membership.join(partition, key)
+        self._unconfirmed[key] = (change.seq, [])
+        self._submit(partition, [JOIN, partition, key, change.seq, change.digest])
+
+    def leave(self, key: str) -> None:
+        """The key has lost its last local member. Never refused, repeated until an owner has it."""
+        partition = partition_of(key)
+        change = self._membership.leave(partition, key)
+        self._settle(key, None, Unavailable("The registration was withdrawn."))
+        self._submit(partition, [LEAVE, partition, key, change.seq, change.digest])
+
+    def when_confirmed(self, key: str, confirmed: Confirmed) -> None:
+        """Call back once the key's owner has confirmed its joining, now if it already has."""
+        waiting = self._unconfirmed.get(key)
+        if waiting is None:
+            confirmed(None)
+        else:
+            waiting[1].append(confirmed)
+
+    def when_all_confirmed(self, keys: Iterable[str], confirmed: Confirmed) -> None:
+        """Call back once for several keys: when all are confirmed, or with the first error."""
+        wanted = [key for key in keys if key in self._unconfirmed]
+        if not wanted:
+            confirmed(None)
+            return
+        left = len(wanted)
+        done = False
+
+        def one(error: HubwireError | None) -> None:
+            nonlocal left, done
+            left -= 1
+            if not done and (error is not None or left == 0):
+                done = True
+                confirmed(error)
+
+        for key in wanted:
+            self._unconfirmed[key][1].append(one)
+
+    def asked(self, partitions: Iterable[int]) -> None:
+        """An owner lacks our members of these partitions."""
+        for number in partitions:
+            self._queue_snapshot(number)
+
+    def announce_all(self) -> None:
+        """At the start: tell every owner what we have (nothing), so that none counts us as a member of
+        everything for longer than it must."""
+        self.asked(range(len(self._table.owners)))
+
+    def _submit(self, number: int, entry: Entry) -> None:
+        self._unanswered += 1
+        self._dispatcher.submit(
+            number,
+            entry,
+            partial(self._answered, entry),
+            size=48 + len(entry[2]),
+            timeout=JOIN_SECONDS,
+            keep=True,
+        )
+
+    def _answered(self, entry: Entry, answer: Any, error: HubwireError | None) -> None:
+        kind, number, key, seq, _ = entry
+        self._unanswered -= 1
+        if answer == RESYNC:
+            # The owner counts us as a member of everything meanwhile: the change holds.
+            self._queue_snapshot(number)
+        if kind == JOIN:
+            self._settle(key, seq, error)
+
+    def _settle(self, key: str, seq: int | None, error: HubwireError | None) -> None:
+        """Call back who waits for the key. With `seq`, only if the key has not been left and joined
+        again since: that joining has its own answer."""
+        found = self._unconfirmed.get(key)
+        if found is None or (seq is not None and found[0] != seq):
+            return
+        del self._unconfirmed[key]
+        for confirmed in found[1]:
+            try:
+                confirmed(error)
+            except Exception:
+                log.exception("registration_callback_failed")
+
+    def _queue_snapshot(self, number: int) -> None:
+        if number in self._snapshots_queued:
+            return
+        self._snapshots_queued.add(number)
+
+        def make() -> Entry:
+            self._snapshots_queued.discard(number)
+            snapshot = self._membership.snapshot(number)
+            return [SNAPSHOT, number, snapshot.seq, snapshot.digest, snapshot.keys]
+
+        def answered(answer: Any, error: HubwireError | None) -> None:
+            if answer == RESYNC:
+                self._queue_snapshot(number)
+
+        try:
+            self._dispatcher.submit(number, None, answered, keep=True, make=make)
+        except Unavailable:
+            self._snapshots_queued.discard(number)  # stopping
+
+    def _owners_changed(self, table: OwnersTable) -> None:
+        before, self._table = self._table, table
+        for number, owner in enumerate(table.owners):
+            old = before.owners[number]
+            if owner is not None and (old is None or owner.router != old.router):
+                self._queue_snapshot(number)

@@ -1,0 +1,312 @@
+"""The gateway: admits clients, executes what they ask, delivers what routers send.
+
+Between the pure parts (session, hub, membership, codecs) and the bus. It calls nothing back up the path
+of a message (style 3.3): a publish goes to the owner of its partition, also for members that are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from gateway.commands import Commands
+from gateway.connection import Connection, Executed
+from gateway.delivery import Delivery
+from gateway.front import Front
+from gateway.handshake import Admission, Refusal, RefusedRecovery, check
+from gateway.http_head import Head
+from gateway.hub import LocalHubs
+from gateway.keepalive import KeepAlive
+from gateway.protocol.requests import ClientEvent, SendToGroup
+from gateway.registrar import Registrar
+from gateway.settings import GatewayLimits
+from gateway.transport import Clock, Flusher, WebSocketPeer
+from gateway.upgrade import hand_over
+from hubwire.bus.client import BusClient
+from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.envelopes import (
+    ASK,
+    COMMAND,
+    DELIVER,
+    PUBLISH,
+    VERSION,
+    pack,
+    pack_body,
+    unpack,
+)
+from hubwire.bus.keys import group_key, partition_of
+from hubwire.bus.owners import OwnersTable, OwnersView
+from hubwire.bus.settings import SettingsStore
+from hubwire.bus.subjects import gateway_subject
+from hubwire.model.errors import HubwireError, InvalidRequest, NotFound, Unavailable
+from hubwire.model.message import Message
+from hubwire.model.names import new_connection_id
+from hubwire.model.permissions import PermissionSet
+from hubwire.model.tokens import AudiencePolicy
+
+log = structlog.get_logger(__name__)
+
+MAX_COMMANDS = 1000
+
+
+class GatewayService:
+    """One gateway worker, under a name that is its own for this run."""
+
+    def __init__(
+        self,
+        name: str,
+        bus: BusClient,
+        owners: OwnersView,
+        dispatcher: Dispatcher,
+        settings: SettingsStore,
+        *,
+        public_endpoints: tuple[str, ...] = (),
+        limits: GatewayLimits = GatewayLimits(),  # noqa: B008 (an immutable tuple)
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.name = name
+        self._bus = bus
+        self._owners = owners
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._limits = limits
+        self._audiences = AudiencePolicy.of(public_endpoints)
+        self._clock = Clock(loop.time())
+        self._flusher = Flusher(loop)
+        self.hubs: LocalHubs[Connection] = LocalHubs()
+        self.registrar = Registrar(dispatcher, owners)
+        self.delivery = Delivery(self.hubs, loop.time)
+        self.keepalive = KeepAlive(
+            self._clock, lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds
+        )
+        self._commands = Commands(self.hubs, self.delivery, self.join, self.leave)
+        self._command_tasks: set[asyncio.Task[None]] = set()
+        self._admitting = 0
+        self.draining = False
+        self.opened = 0
+        self.closed: Counter[str] = Counter()
+        self.refused: Counter[int] = Counter()
+        self.received = 0
+        owners.on_change(self._table_changed)
+
+    # -- admission ---------------------------------------------------------------------------------
+
+    async def admit(self, front: Front, head: Head) -> Refusal | None:
+        """Decide on a client endpoint: hand its socket over, or say why not."""
+        refusal = await self._admit(front, head)
+        if refusal is not None:
+            self.refused[refusal.status] += 1
+        return refusal
+
+    async def _admit(self, front: Front, head: Head) -> Refusal | None:
+        try:
+            keys = self._settings.keys
+        except Unavailable as error:
+            return Refusal(503, str(error), (("Retry-After", "1"),))
+        verdict = check(
+            head,
+            settings_of=self._settings.hub,
+            keys=[key for key in (keys.primary, keys.secondary, keys.salt) if key],
+            audiences=self._audiences,
+            now=time.time(),
+        )
+        if isinstance(verdict, Refusal):
+            return verdict
+        if self.draining:
+            return Refusal(503, "This gateway is being stopped.", (("Retry-After", "1"),))
+        if isinstance(verdict, RefusedRecovery):
+            transport, rest = front.take_socket()
+            if not front.lost:
+                peer = _Unrecoverable(self._flusher, self._clock, self._limits.outbox_bytes)
+                hand_over(transport, peer, verdict.key, verdict.subprotocol, rest)
+            return None
+        if len(self.hubs) + self._admitting >= self._limits.max_connections:
+            return Refusal(429, "Too many connections.", (("Retry-After", "5"),))
+        self._admitting += 1
+        try:
+            return await self._register(front, verdict)
+        finally:
+            self._admitting -= 1
+
+    async def _register(self, front: Front, admission: Admission) -> Refusal | None:
+        """Steps 9 to 12 of 1.4: membership is confirmed by the owners before the 101, so what is
+        published after the upgrade reaches the client."""
+        claims = admission.claims
+        connection = Connection(
+            new_connection_id(os.urandom(16), self.name),
+            admission.hub,
+            claims.user_id,
+            admission.codec,
+            PermissionSet.from_roles(claims.roles),
+            set(claims.groups),
+            admission.mode,
+            executor=self,
+            flusher=self._flusher,
+            clock=self._clock,
+            outbox_limit=self._limits.outbox_bytes,
+        )
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(error: HubwireError | None) -> None:
+            if confirmed.done():
+                return
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(error)
+
+        try:
+            for key in self.hubs.add(connection):
+                self.registrar.join(key)
+            self.registrar.when_all_confirmed(self.hubs.keys_of(connection), answered)
+            async with asyncio.timeout(self._limits.register_seconds):
+                await confirmed
+        except (Unavailable, TimeoutError) as error:
+            log.warning("connection_not_registered", hub=admission.hub, error=str(error))
+            connection.abort()
+            return Refusal(503, "The cluster does not answer; try again.", (("Retry-After", "1"),))
+        except BaseException:
+            connection.abort()
+            raise
+        transport, rest = front.take_socket()
+        if front.lost or transport.is_closing():
+            connection.abort()
+            return None
+        self.opened += 1
+        hand_over(transport, connection, admission.key, admission.subprotocol, rest)
+        return None
+
+    # -- what connections ask (gateway.connection.Executor) -----------------------------------------
+
+    def registered(self, connection: Connection) -> None:
+        self.keepalive.add(connection)
+
+    def publish(self, connection: Connection, request: SendToGroup, done: Executed) -> None:
+        self.received += 1
+        key = group_key(connection.hub, request.group)
+        message = Message(
+            request.data_type, request.data, request.group, connection.user_id, request.metadata
+        )
+        body = pack_body(message, (connection.id,) if request.no_echo else (), None, request.ttl_seconds)
+        partition = partition_of(key)
+        entry = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        try:
+            self._dispatcher.submit(
+                partition, entry, lambda _answer, error: done(error), size=len(body) + len(key) + 16
+            )
+        except Unavailable as error:
+            done(error)
+
+    def join(self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]) -> None:
+        """Also for members already: their ack waits for a confirmation that is still under way."""
+        if connection.over:
+            done(NotFound("The connection is closed."))
+            return
+        key = group_key(connection.hub, group)
+
+        def confirmed(error: HubwireError | None) -> None:
+            if error is not None:
+                self.leave(connection, group, lambda _error: None)
+            done(error)
+
+        try:
+            for new_key in self.hubs.join(connection, group):
+                self.registrar.join(new_key)
+        except Unavailable as error:
+            self.hubs.leave(connection, group)  # the registrar numbered nothing
+            done(error)
+            return
+        self.registrar.when_confirmed(key, confirmed)
+
+    def leave(self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]) -> None:
+        """Effective here at once; the owner learns of it in its turn."""
+        for key in self.hubs.leave(connection, group):
+            self.registrar.leave(key)
+        done(None)
+
+    def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
+        """No event handler is served yet, so none matches: a failed ack (client-protocols.md 3.5), and a
+        simple client is closed (6.4)."""
+        if connection.simple:
+            connection.close(1011, "No event handler is there for this message.", "EventHandlerNotFound")
+        done(NotFound(f"No event handler matches the event '{request.event}'."))
+
+    def ended(self, connection: Connection, category: str) -> None:
+        self.closed[category] += 1
+        self.keepalive.discard(connection)
+        for key in self.hubs.remove(connection):
+            self.registrar.leave(key)
+
+    # -- what the bus brings -------------------------------------------------------------------------
+
+    def _table_changed(self, table: OwnersTable) -> None:
+        for partition, owner in enumerate(table.owners):
+            if owner is not None:
+                self.delivery.epoch_seen(partition, owner.epoch)
+
+    def _arrived(self, _subject: str, reply: str, data: bytes) -> None:
+        try:
+            kind, *rest = unpack(data)[1:]
+            if kind == DELIVER:
+                envelope = self.delivery.envelope
+                for item in rest[1]:
+                    envelope(*item)
+            elif kind == ASK:
+                self.registrar.asked(rest[1])
+            elif kind == COMMAND:
+                self._command(reply, rest[0], rest[1])
+        except (InvalidRequest, ValueError, TypeError, IndexError) as error:
+            log.warning("bus_message_refused", error=repr(error))
+
+    def _command(self, reply: str, operation: str, arguments: list[Any]) -> None:
+        if len(self._command_tasks) >= MAX_COMMANDS:
+            self._answer(reply, ["error", "unavailable", "This gateway has too much to do."])
+            return
+        task = asyncio.create_task(self._run_command(reply, operation, arguments))
+        self._command_tasks.add(task)
+        task.add_done_callback(self._command_tasks.discard)
+
+    async def _run_command(self, reply: str, operation: str, arguments: list[Any]) -> None:
+        try:
+            result = await self._commands.run(operation, arguments)
+        except HubwireError as error:
+            self._answer(reply, ["error", error.code, str(error)])
+        except Exception:
+            log.exception("command_failed", operation=operation)
+            self._answer(reply, ["error", "internal", "Internal error."])
+        else:
+            self._answer(reply, ["ok", result])
+
+    def _answer(self, reply: str, answer: list[Any]) -> None:
+        if not reply:
+            return
+        try:
+            self._bus.publish(reply, pack([VERSION, *answer]))
+        except Unavailable as error:
+            log.warning("bus_answer_not_sent", error=str(error))
+
+    async def run(self) -> None:
+        """Listen on the bus until cancelled."""
+        unsubscribe = await self._bus.subscribe(gateway_subject(self.name), self._arrived)
+        self.registrar.announce_all()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            for task in [*self._command_tasks]:
+                task.cancel()
+            await unsubscribe()
+
+
+class _Unrecoverable(WebSocketPeer):
+    """A recovery attempt: it must get its 101 and then 1008, or the client would go on trying (4.5)."""
+
+    __slots__ = ()
+
+    def opened(self) -> None:
+        self.close(1008, "The connection cannot be recovered.", "Normal")

@@ -1,0 +1,348 @@
+"""The WebSocket shell: frames in, frames out, a bounded outbox, pings, closing.
+
+DESIGN.md section 6. picows parses what comes in; what goes out are frames built once (gateway.frames)
+and written straight to the socket, all that one turn of the event loop has for one connection in one
+write. What the kernel does not take waits in the connection's outbox, up to a bound in bytes; past the
+bound the connection is closed and nobody else notices.
+
+Uses picows' `WSProtocol` constructor, which is not public API; that is in gateway.upgrade alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import Any
+
+import structlog
+from picows import WSListener, WSTransport
+
+from gateway.frames import CLOSE, PONG, close_frame, frame
+from hubwire.model.limits import MAX_MESSAGE_BYTES
+
+log = structlog.get_logger(__name__)
+
+CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
+
+CLOSE_SECONDS = 5.0
+"""How long a peer has to answer our close frame before the connection is cut."""
+WRITE_CHUNK = 64 * 1024
+
+
+class Clock:
+    """A monotonic time that the keep-alive sweep sets once a second: reading it costs an attribute."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+
+class Flusher:
+    """The connections that have something to send in this turn of the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._dirty: list[WebSocketPeer] = []
+
+    def add(self, peer: WebSocketPeer) -> None:
+        if not self._dirty:
+            self._loop.call_soon(self.flush)
+        self._dirty.append(peer)
+
+    def flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for peer in dirty:
+            peer.flush()
+
+
+class _Outbox:
+    """What the kernel did not take yet: whole frames, each with the time after which it is dropped."""
+
+    __slots__ = ("bytes", "frames")
+
+    def __init__(self) -> None:
+        self.frames: deque[tuple[bytes, float]] = deque()
+        self.bytes = 0
+
+
+class WebSocketPeer(WSListener):
+    """One accepted WebSocket. Subclasses get `opened`, `received`, `ended`; each of the last exactly once."""
+
+    __slots__ = (
+        "_clock",
+        "_fd",
+        "_flusher",
+        "_fragment_opcode",
+        "_fragments",
+        "_outbox",
+        "_outbox_limit",
+        "_transport",
+        "_turn",
+        "closing",
+        "finished",
+        "last_heard",
+        "over",
+        "ping_slot",
+    )
+
+    def __init__(self, flusher: Flusher, clock: Clock, outbox_limit: int) -> None:
+        self._flusher = flusher
+        self._clock = clock
+        self._outbox_limit = outbox_limit
+        self._transport: WSTransport | None = None
+        self._fd = -1
+        self._turn: list[bytes] | None = None
+        self._outbox: _Outbox | None = None
+        self._fragments: bytearray | None = None
+        self._fragment_opcode = 0
+        self.closing = False
+        self.finished = False
+        self.last_heard = clock.now
+        self.over = False
+        self.ping_slot = 0  # the keep-alive's
+
+    # -- for subclasses ----------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """The 101 is on its way; frames may be sent."""
+
+    def received(self, payload: bytes, binary: bool) -> None:
+        """One complete message, reassembled, at most MAX_MESSAGE_BYTES. UTF-8 is not checked here."""
+
+    def ended(self, category: str) -> None:
+        """The connection is over for us, though its socket may live on for the closing handshake."""
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._outbox.bytes if self._outbox is not None else 0
+
+    def send(self, data: bytes) -> None:
+        """Queue a whole frame for the end of this turn. Ignored once the connection closes."""
+        if self.closing:
+            return
+        turn = self._turn
+        if turn is None:
+            self._turn = [data]
+            self._flusher.add(self)
+        else:
+            turn.append(data)
+
+    def send_until(self, data: bytes, deadline: float) -> None:
+        """`send` for a message with a time to live: while it waits in the outbox past the deadline (of
+        the event loop's clock) it is dropped (rest-api.md 6.2)."""
+        if self.closing:
+            return
+        if self._outbox is None:
+            self.send(data)
+            return
+        self.flush()
+        self._queue(data, deadline)
+
+    def flush(self) -> None:
+        """Write what this turn gathered, in one write."""
+        turn, self._turn = self._turn, None
+        if turn is None or self._transport is None or self.finished:
+            return
+        if self._outbox is not None:
+            for data in turn:
+                self._queue(data, 0.0)
+            return
+        data = turn[0] if len(turn) == 1 else b"".join(turn)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """To the kernel directly while nothing waits; what it does not take makes the outbox begin."""
+        transport: Any = self._transport.underlying_transport  # type: ignore[union-attr]
+        if transport.is_closing():
+            return
+        if transport.get_write_buffer_size() == 0:
+            try:
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                transport.abort()
+                return
+            if written == len(data):
+                return
+            data = data[written:]
+        if self._outbox is None:
+            self._outbox = _Outbox()
+        # The limit of the transport's buffer is zero, so resume_writing comes when the kernel has taken
+        # all of this.
+        transport.write(data)
+        if transport.get_write_buffer_size() == 0:
+            if not self._outbox.frames:
+                self._outbox = None
+        elif len(data) > self._outbox_limit:
+            self.too_slow()
+
+    def _queue(self, data: bytes, deadline: float) -> None:
+        outbox = self._outbox
+        if outbox is None:
+            return
+        outbox.frames.append((data, deadline))
+        outbox.bytes += len(data)
+        if outbox.bytes > self._outbox_limit:
+            self.too_slow()
+
+    def resume_writing(self) -> None:
+        """The kernel took everything: write the next of the outbox."""
+        now = asyncio.get_running_loop().time()
+        while self._outbox is not None and self._transport is not None and not self.finished:
+            outbox = self._outbox
+            chunk: list[bytes] = []
+            size = 0
+            while outbox.frames and size < WRITE_CHUNK:
+                data, deadline = outbox.frames.popleft()
+                outbox.bytes -= len(data)
+                if not deadline or deadline >= now:
+                    chunk.append(data)
+                    size += len(data)
+            if not outbox.frames:
+                self._outbox = None
+            if chunk:
+                self._write(b"".join(chunk))
+                if self._transport.underlying_transport.get_write_buffer_size():
+                    return  # resume_writing comes again
+
+    def pause_writing(self) -> None:
+        """Nothing to do: `_write` sees by itself that the kernel did not take everything."""
+
+    def too_slow(self) -> None:
+        """The outbox is over its bound (client-protocols.md 8.2): 1008 if it still gets through, then cut."""
+        if self._outbox is not None:
+            self._outbox.frames.clear()
+            self._outbox.bytes = 0
+        self.close(1008, "The client does not read fast enough.", "SlowClient", seconds=1.0)
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self.finished:
+            self._transport.underlying_transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self.finished:
+            self._transport.underlying_transport.resume_reading()
+
+    # -- closing -----------------------------------------------------------------------------------
+
+    def close(
+        self,
+        code: int | None,
+        reason: str,
+        category: str,
+        *,
+        last: bytes = b"",
+        seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        """Send what is queued, `last` (a whole frame) and a close frame, and wait for the peer's, at
+        most `seconds`. The connection is over at once for everybody else. Idempotent."""
+        if self.closing:
+            return
+        if self._transport is None:
+            self.closing = True
+            self._end(category)
+            return
+        if last:
+            self.send(last)
+        self.send(close_frame(code, reason))
+        self.closing = True
+        self._end(category)
+        asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def abort(self) -> None:
+        """Cut the connection without a close frame. Idempotent."""
+        self.closing = True
+        self._turn = None
+        self._outbox = None
+        if self._transport is not None and not self.finished:
+            self._transport.underlying_transport.abort()
+        self._end("Normal")
+
+    def cut(self, category: str) -> None:
+        """`abort`, with the reason for the books."""
+        self._end(category)
+        self.abort()
+
+    def _end(self, category: str) -> None:
+        if not self.over:
+            self.over = True
+            self.ended(category)
+
+    # -- picows ------------------------------------------------------------------------------------
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        self._fd = transport.underlying_transport.get_extra_info("socket").fileno()
+        self.opened()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self.finished = True
+        self.closing = True
+        self._turn = None
+        self._outbox = None
+        self._fragments = None
+        self._end("Normal")
+        self._transport = None
+
+    def on_ws_frame(self, transport: WSTransport, ws_frame: Any) -> None:
+        try:
+            self._on_frame(ws_frame)
+        except Exception:
+            log.exception("connection_failed")
+            self.close(1011, "Internal error.", "ServiceTransientError")
+
+    def _on_frame(self, ws_frame: Any) -> None:
+        self.last_heard = self._clock.now
+        opcode = ws_frame.msg_type
+        if self.closing and opcode != OP_CLOSE:
+            return
+        if ws_frame.rsv1 or ws_frame.rsv2 or ws_frame.rsv3:
+            self.close(1002, "Reserved bits are set, but no extension was agreed.", "BadRequest")
+        elif opcode in (OP_TEXT, OP_BINARY):
+            if self._fragments is not None:
+                self.close(1002, "A new message began within a fragmented one.", "BadRequest")
+            elif ws_frame.fin:
+                self.received(ws_frame.get_payload_as_bytes(), opcode == OP_BINARY)
+            else:
+                self._fragments = bytearray(ws_frame.get_payload_as_bytes())
+                self._fragment_opcode = int(opcode)
+        elif opcode == CONTINUATION:
+            self._continue_message(ws_frame)
+        elif opcode == OP_PING:
+            self.send(frame(PONG, ws_frame.get_payload_as_bytes()))
+        elif opcode == OP_CLOSE:
+            self._peer_closes(ws_frame)
+
+    def _continue_message(self, ws_frame: Any) -> None:
+        fragments = self._fragments
+        if fragments is None:
+            self.close(1002, "A continuation without a message to continue.", "BadRequest")
+            return
+        fragments += ws_frame.get_payload_as_bytes()
+        if len(fragments) > MAX_MESSAGE_BYTES:
+            self._fragments = None
+            self.close(1009, f"Messages are limited to {MAX_MESSAGE_BYTES} bytes.", "BadRequest")
+        elif ws_frame.fin:
+            self._fragments = None
+            self.received(bytes(fragments), self._fragment_opcode == OP_BINARY)
+
+    def _peer_closes(self, ws_frame: Any) -> None:
+        """Answer with the same code and reason (1.12), then hang up."""
+        already = self.closing
+        payload = ws_frame.get_payload_as_bytes()
+        if not already:
+            if self._outbox is not None:
+                self._outbox = None  # it does not want them any more
+            self.send(frame(CLOSE, payload))
+            self.flush()
+            self.closing = True
+        else:
+            self.flush()
+        self._end("Normal")
+        if self._transport is not None:
+            self._transport.underlying_transport.close()
