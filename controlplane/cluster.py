@@ -1,0 +1,235 @@
+"""The cluster port over NATS: publishes through partition owners, everything else by asking gateways.
+
+Who has members of a group or user is asked of the owner of its partition, behind this process's own
+publishes to it, so a caller reads what it wrote. Gateways that an owner knows nothing certain of yet
+are asked themselves. A gateway that does not answer counts as gone once its lease has ended; until then
+the question cannot be answered truly, and Unavailable says so (rest-api.md 3.4: clients retry).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from heapq import merge
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from controlplane.ports import GrantResult, GroupMember, PermissionName, Target
+from hubwire.bus.client import BusClient
+from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.envelopes import PUBLISH, WHO, command_to_gateway, pack_body, unpack
+from hubwire.bus.keys import group_key, hub_key, partition_of, user_key
+from hubwire.bus.subjects import gateway_subject
+from hubwire.model.errors import InvalidRequest, NotFound, Unavailable
+from hubwire.model.message import Message
+from hubwire.model.names import gateway_of
+from hubwire.runtime.leases import LeaseWatch
+
+log = structlog.get_logger(__name__)
+
+DEADLINE_SECONDS = 10.0
+COMMAND_SECONDS = 5.0
+LEASE_PAUSE_SECONDS = 0.1
+MAX_AT_ONCE = 100
+
+
+class Cluster:
+    """Implements `controlplane.ports.ClusterPort`."""
+
+    def __init__(
+        self,
+        bus: BusClient,
+        dispatcher: Dispatcher,
+        gateways: LeaseWatch,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        self._bus = bus
+        self._dispatcher = dispatcher
+        self._gateways = gateways
+        self._deadline = deadline_seconds
+
+    def healthy(self) -> bool:
+        return self._bus.connected
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        hub: str,
+        target: Target,
+        message: Message,
+        *,
+        excluded: Sequence[str] = (),
+        filter: str | None = None,
+        ttl_seconds: int = 0,
+    ) -> None:
+        body = pack_body(message, excluded, filter, ttl_seconds)
+        if target.kind == "connection":
+            await self._ask_holder(hub, target.name, "send", [hub, target.name, body])
+            return
+        key = _key(hub, target)
+        partition = partition_of(key)
+        entry = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        await self._dispatcher.ask(partition, entry, size=len(body) + len(key) + 16, timeout=self._deadline)
+
+    # -- closing and existence ---------------------------------------------------------------------
+
+    async def close(
+        self, hub: str, target: Target, *, excluded: Sequence[str] = (), reason: str | None = None
+    ) -> None:
+        arguments = [hub, target.kind, target.name, list(excluded), reason]
+        if target.kind == "connection":
+            await self._ask_holder(hub, target.name, "close", arguments)
+        else:
+            await self._ask_holders(_key(hub, target), "close", arguments)
+
+    async def exists(self, hub: str, target: Target) -> bool:
+        if target.kind == "connection":
+            found = await self._ask_holder(hub, target.name, "exists", [hub, target.kind, target.name])
+            return bool(found)
+        members, unsynced = await self._who(_key(hub, target))
+        alive = [gateway for gateway in members if not self._gateways.certainly_ended(gateway)]
+        if alive:
+            return True
+        answers = await self._ask_all(unsynced, "exists", [hub, target.kind, target.name])
+        return any(answers)
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    async def add_connection_to_group(self, hub: str, group: str, connection_id: str) -> bool:
+        arguments = [hub, "connection", connection_id, [group], None]
+        return bool(await self._ask_holder(hub, connection_id, "join", arguments))
+
+    async def remove_connection_from_group(self, hub: str, group: str, connection_id: str) -> None:
+        await self._ask_holder(hub, connection_id, "leave", [hub, "connection", connection_id, [group], None])
+
+    async def remove_connection_from_all_groups(self, hub: str, connection_id: str) -> None:
+        await self._ask_holder(hub, connection_id, "leave_all", [hub, "connection", connection_id])
+
+    async def add_user_to_group(self, hub: str, group: str, user_id: str) -> bool:
+        arguments = [hub, "user", user_id, [group], None]
+        return any(await self._ask_holders(user_key(hub, user_id), "join", arguments))
+
+    async def remove_user_from_group(self, hub: str, group: str, user_id: str) -> None:
+        await self._ask_holders(user_key(hub, user_id), "leave", [hub, "user", user_id, [group], None])
+
+    async def remove_user_from_all_groups(self, hub: str, user_id: str) -> None:
+        await self._ask_holders(user_key(hub, user_id), "leave_all", [hub, "user", user_id])
+
+    async def add_to_groups(self, hub: str, groups: Sequence[str], filter: str | None) -> None:
+        await self._ask_holders(hub_key(hub), "join", [hub, "hub", "", list(groups), filter])
+
+    async def remove_from_groups(self, hub: str, groups: Sequence[str], filter: str | None) -> None:
+        await self._ask_holders(hub_key(hub), "leave", [hub, "hub", "", list(groups), filter])
+
+    async def list_group(self, hub: str, group: str, *, after: str, limit: int) -> list[GroupMember]:
+        pages = await self._ask_holders(group_key(hub, group), "list", [hub, group, after, limit])
+        members = merge(*(page or [] for page in pages), key=lambda member: str(member[0]))
+        return [GroupMember(connection_id, user_id) for connection_id, user_id in islice(members, limit)]
+
+    # -- permissions -------------------------------------------------------------------------------
+
+    async def grant(
+        self, hub: str, permission: PermissionName, connection_id: str, group: str
+    ) -> GrantResult:
+        return await self._change(hub, "grant", permission, connection_id, group)
+
+    async def revoke(
+        self, hub: str, permission: PermissionName, connection_id: str, group: str
+    ) -> GrantResult:
+        return await self._change(hub, "revoke", permission, connection_id, group)
+
+    async def _change(
+        self, hub: str, operation: str, permission: str, connection_id: str, group: str
+    ) -> GrantResult:
+        arguments = [hub, operation, permission, connection_id, group]
+        result = await self._ask_holder(hub, connection_id, "permission", arguments)
+        return GrantResult(found=result is not None, conflict=result is False)
+
+    async def has_permission(
+        self, hub: str, permission: PermissionName, connection_id: str, group: str
+    ) -> bool:
+        arguments = [hub, "check", permission, connection_id, group]
+        return bool(await self._ask_holder(hub, connection_id, "permission", arguments))
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    async def _who(self, key: str) -> tuple[list[str], list[str]]:
+        """The gateways that hold a key, and those of which the owner cannot say."""
+        partition = partition_of(key)
+        answer = await self._dispatcher.ask(
+            partition, [WHO, partition, key], size=len(key) + 16, timeout=self._deadline
+        )
+        members, unsynced = answer
+        return members, unsynced
+
+    async def _ask_holders(self, key: str, operation: str, arguments: list[Any]) -> list[Any]:
+        members, unsynced = await self._who(key)
+        return await self._ask_all([*members, *unsynced], operation, arguments)
+
+    async def _ask_all(self, gateways: Iterable[str], operation: str, arguments: list[Any]) -> list[Any]:
+        """Ask several gateways at once; those that have gone are left out. Raises Unavailable when one
+        that may be alive does not answer."""
+        room = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def one(gateway: str) -> Any:
+            async with room:
+                return await self._ask(gateway, operation, arguments)
+
+        answers = await asyncio.gather(*(one(gateway) for gateway in gateways), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, NotFound):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _ask_holder(self, hub: str, connection_id: str, operation: str, arguments: list[Any]) -> Any:
+        """Ask the gateway of a connection; None when there is no such connection."""
+        gateway = gateway_of(connection_id)
+        if gateway is None:
+            return None
+        try:
+            return await self._ask(gateway, operation, arguments)
+        except NotFound:
+            return None
+
+    async def _ask(self, gateway: str, operation: str, arguments: list[Any]) -> Any:
+        """One gateway's answer. NotFound when it has gone; Unavailable when it did not answer in time."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._deadline
+        payload = command_to_gateway(operation, arguments)
+        while True:
+            if gateway not in self._gateways.alive and self._gateways.certainly_ended(gateway):
+                raise NotFound("The gateway has gone.")
+            left = end - loop.time()
+            if left <= 0:
+                raise Unavailable("A gateway did not answer in time.")
+            try:
+                data = await self._bus.ask(gateway_subject(gateway), payload, min(left, COMMAND_SECONDS))
+            except Unavailable as error:
+                if str(error) != "no responders":
+                    raise
+                # It has just died, or it is reconnecting: its lease will tell.
+                await asyncio.sleep(LEASE_PAUSE_SECONDS)
+                continue
+            return _result(data)
+
+
+def _key(hub: str, target: Target) -> str:
+    if target.kind == "hub":
+        return hub_key(hub)
+    return group_key(hub, target.name) if target.kind == "group" else user_key(hub, target.name)
+
+
+def _result(data: bytes) -> Any:
+    _, status, *rest = unpack(data)
+    if status == "ok":
+        return rest[0]
+    code, text = rest
+    if code == "invalid_request":
+        raise InvalidRequest(text)
+    if code == "not_found":
+        raise NotFound(text)
+    raise Unavailable(text)
