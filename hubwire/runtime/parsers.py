@@ -73,6 +73,12 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 port = integer(0, 65535)
 
 
+def boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ValueError("must be true or false")
+    return text.lower() in ("true", "1", "yes", "on")
+
+
 def host(text: str) -> str:
     bare = text.strip("[]")
     if not bare or any(character in bare for character in " /@"):

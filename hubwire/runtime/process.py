@@ -9,7 +9,7 @@ Precedence: flag, environment, file, default. Nothing else in the project reads 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -109,6 +109,7 @@ class ProcessConfig:
     name: str = _own(str, "", "name for logs and metrics; default: the role")
     worker: int = 0  # number among the gateway workers of one supervisor
     ready_fd: int | None = None  # where a byte is written once this process serves
+    sole_router: bool = False  # no other router exists: what the table says of others is of the past
     log_level: str = _setting(
         "info", p.choice("debug", "info", "warning", "error"), "debug, info, warning or error"
     )
@@ -141,6 +142,7 @@ class ProcessConfig:
     )
     secondary_access_key: str = _setting("", p.access_key, "secondary access key", secret=True)
     access_key_salt: str = field(default="", repr=False)
+    access_key_is_order: bool = False  # the keys above replace those that the cluster has
     keys_file: str = ""  # rewritten by one worker when keys are regenerated; only under `hubwire up`
     hubs: Mapping[str, HubSettings] = field(default_factory=dict, repr=False)
 
@@ -183,43 +185,55 @@ def read_config(
     environ: Mapping[str, str],
     file: Mapping[str, object] | None = None,
     *,
-    settings: list[Setting] | None = None,
     file_name: str = "the config file",
-    also_in_file: frozenset[str] = frozenset(),
 ) -> ProcessConfig:
     """The configuration of one process, or `BadConfig` with every fault found.
 
-    `flags` are by setting name, None for those not given. `file` is the content of the config file;
-    a key that is no setting is a fault, except those in `also_in_file` (the caller reads them).
-    `hubs` in the file are hub settings by hub name, with Azure's property names (management-api.md 5.3).
+    `flags` are by setting name, None for those not given. `file` is the content of the config file; a key
+    that is no setting is a fault. `hubs` in the file are hub settings by hub name, with Azure's property
+    names (management-api.md 5.3).
     """
-    known = settings_of(role) if settings is None else settings
-    faults: list[str] = []
-    values: dict[str, object] = {}
+    return read_settings(role, settings_of(role), flags, environ, file, file_name=file_name)[0]
+
+
+def read_settings(
+    role: Role,
+    settings: Sequence[Setting],
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    file: Mapping[str, object] | None = None,
+    *,
+    file_name: str = "the config file",
+) -> tuple[ProcessConfig, dict[str, object]]:
+    """As `read_config`, for a list of settings; those that are no field of `ProcessConfig` come beside it."""
     file = file or {}
-    names = {setting.name for setting in known} | {"hubs"} | also_in_file
-    faults.extend(
+    names = {setting.name for setting in settings} | {"hubs"}
+    faults = [
         f"{file_name}: there is no setting {key!r}{p.did_you_mean(key, names)}."
         for key in map(str, file)
         if key not in names
-    )
-    for setting in known:
+    ]
+    values: dict[str, object] = {}
+    for setting in settings:
         source, text = _text_of(setting, flags, environ, file, file_name)
-        if text is None:
-            continue
         try:
-            values[setting.name] = setting.parse(text)
+            values[setting.name] = setting.default if text is None else setting.parse(text)
         except ValueError as fault:
             shown = "" if setting.secret else f" is {text!r}, which"
             faults.append(f"{source}{shown} {fault}.")
     if "hubs" in file:
         values["hubs"] = _hubs(file["hubs"], file_name, faults)
-    config = ProcessConfig(role=role, **cast(dict[str, Any], values))
-    config = _credentials_out_of_urls(config)
+    fields = {one.name for one in dataclasses.fields(ProcessConfig)}
+    others = {
+        setting.name: values.pop(setting.name, setting.default)
+        for setting in settings
+        if setting.name not in fields
+    }
+    config = _credentials_out_of_urls(ProcessConfig(role=role, **cast(dict[str, Any], values)))
     faults.extend(_contradictions(config))
     if faults:
         raise BadConfig(tuple(faults))
-    return config
+    return config, others
 
 
 def _text_of(

@@ -1,0 +1,215 @@
+"""`hubwire up`: everything on one machine and one port, behind the supervisor."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from hubwire.cli.family import Family, preload
+from hubwire.cli.options import add_json, add_settings, settings_from
+from hubwire.cli.output import Output
+from hubwire.model.settings import AccessKeys
+from hubwire.model.tokens import sign_client_token
+from hubwire.runtime import parsers as p
+from hubwire.runtime.data_folder import (
+    DEFAULT_FOLDER,
+    DataFolder,
+    open_data_folder,
+    read_keys,
+    unwritable,
+)
+from hubwire.runtime.limits import raise_open_files
+from hubwire.runtime.listen import hold_listen_port, url_host
+from hubwire.runtime.logs import configure_logs, get_logger
+from hubwire.runtime.nats_server import NatsServerSettings, hold_port
+from hubwire.runtime.process import ProcessConfig, Setting, settings_of
+from hubwire.runtime.supervisor import Supervisor
+
+_DEMO_HUB = "chat"
+_BEGAN = time.monotonic()
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def up_settings() -> list[Setting]:
+    """The settings of `hubwire up`: those of a gateway that make sense here, and its own."""
+    defaults: dict[str, object] = {"drain_seconds": 5.0, "log_level": "warning"}
+    shared = [s._replace(default=defaults.get(s.name, s.default)) for s in settings_of("up")]
+
+    def own(name: str, parse: object, help: str, default: object) -> Setting:
+        return Setting(name, parse, help, default, frozenset(), False, True)  # type: ignore[arg-type]
+
+    return [
+        own("workers", p.integer(1, 256), "gateway worker processes; default: one a core", _cores()),
+        own("data", str, "folder for keys and stored messages", DEFAULT_FOLDER),
+        own("memory", p.boolean, "keep nothing: all is gone after a stop", False),
+        *shared,
+    ]
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_json(parser)
+    add_settings(parser, up_settings())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is going to run."""
+
+    config: ProcessConfig
+    workers: int
+    endpoint: str
+    keys: AccessKeys
+    folder: DataFolder
+
+    @property
+    def connection_string(self) -> str:
+        return f"Endpoint={self.endpoint};AccessKey={self.keys.primary};Version=1.0;"
+
+
+def run(args: Namespace, out: Output) -> int:
+    """Returns 0 after an orderly stop. Whatever goes wrong, nothing is left running."""
+    config, own = settings_from(args, "gateway", up_settings())
+    configure_logs(config.log_level, config.log_format, process="supervisor")
+    path = Path(cast(str, own["data"]))
+    memory = bool(own["memory"])
+    raise_open_files()
+    folder = open_data_folder(path, memory=memory)
+    try:
+        held = hold_listen_port(config.host, config.port)
+        with held.socket:
+            endpoint = (config.public_endpoints or (f"http://{url_host(config.host)}:{held.port}",))[0]
+            try:
+                keys = folder.keep_keys(
+                    _new_keys, primary=config.access_key, secondary=config.secondary_access_key
+                )
+            except OSError as fault:
+                raise unwritable(path, fault) from fault
+            config = config.replace(
+                port=held.port,
+                durability="memory" if memory else "local",
+                sole_router=True,
+                access_key=keys.primary,
+                secondary_access_key=keys.secondary,
+                access_key_salt=keys.salt,
+                access_key_is_order=bool(config.access_key),
+                keys_file=str(folder.keys_file) if not memory else "",
+            )
+            plan = Plan(config, cast(int, own["workers"]), endpoint, keys, folder)
+            _supervise(plan, out)
+    finally:
+        folder.close()
+    return 0
+
+
+def _new_keys() -> AccessKeys:
+    return AccessKeys(*(secrets.token_urlsafe(33) for _ in range(3)))
+
+
+def _supervise(plan: Plan, out: Output) -> None:
+    holder, nats_port = hold_port()
+    nats = NatsServerSettings(
+        store_dir=plan.folder.store, port=nats_port, user="hubwire", password=secrets.token_urlsafe(24)
+    )
+    children = Family(plan.config, plan.workers, nats, plan.folder)
+
+    def on_ready() -> None:
+        try:
+            _announce(plan, children, out)
+        except BrokenPipeError:
+            pass  # nobody reads what we print; that is no reason not to serve
+
+    try:
+        children.write_nats_config()
+    except OSError as fault:
+        raise unwritable(plan.folder.path, fault) from fault
+    supervisor = Supervisor(children.specs(), on_ready=on_ready, while_starting=preload)
+    try:
+        supervisor.run()
+    finally:
+        if holder is not None:
+            holder.close()
+    get_logger("supervisor").info("stopped")
+
+
+def _announce(plan: Plan, children: Family, out: Output) -> None:
+    """Everything serves: write endpoint.json, print what one needs to begin."""
+    if plan.config.keys_file:  # keys regenerated in an earlier run are the ones in force
+        plan = replace(plan, keys=read_keys(Path(plan.config.keys_file)))
+    now = time.time()
+    token = sign_client_token(
+        plan.keys.primary,
+        endpoint=plan.endpoint,
+        hub=_DEMO_HUB,
+        user_id="me",
+        roles=("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup"),
+        now=now,
+    )
+    client_url = f"{plan.endpoint.replace('http', 'ws', 1)}/client/hubs/{_DEMO_HUB}?access_token={token}"
+    facts: dict[str, object] = {
+        "endpoint": plan.endpoint,
+        "connectionString": plan.connection_string,
+        "clientUrl": client_url,
+        "pid": os.getpid(),
+        "workers": plan.workers,
+        "data": None if plan.folder.memory else str(plan.folder.path),
+        "readySeconds": round(time.monotonic() - _BEGAN, 2),
+    }
+    plan.folder.announce(
+        {
+            "endpoint": plan.endpoint,
+            "connectionString": plan.connection_string,
+            "nats": {
+                "url": f"nats://127.0.0.1:{children.nats_port}",
+                "user": children.nats.user,
+                "password": children.nats.password,
+            },
+            "durability": plan.config.durability,
+        }
+    )
+    out.result(facts, _banner(plan, client_url, cast(float, facts["readySeconds"]), out))
+
+
+def _banner(plan: Plan, client_url: str, seconds: float, out: Output) -> str:
+    where = "nothing is kept" if plan.folder.memory else f"data in {shown_path(plan.folder.path)}"
+    workers = f"{plan.workers} gateway worker{'s' if plan.workers > 1 else ''}"
+    folder = (
+        ""
+        if plan.folder.path == Path(DEFAULT_FOLDER).absolute()
+        else f" --data {shown_path(plan.folder.path)}"
+    )
+    label = out.style("{}", "dim")
+    return f"""
+{out.style("Hubwire is ready", "bold", "green")} in {seconds:.1f} s: {workers}, {where}.
+
+  {label.format("Endpoint         ")}  {plan.endpoint}
+  {label.format("Connection string")}  {plan.connection_string}
+  {label.format("Client URL (60 min)")}
+  {client_url}
+
+Try it, in two more terminals:
+
+  {out.style(f"hubwire connect {_DEMO_HUB} --join room{folder}", "cyan")}
+  {out.style(f"hubwire publish {_DEMO_HUB} 'Hello, everybody'{folder}", "cyan")}
+  {out.style(f"hubwire publish {_DEMO_HUB} 'Hello, room' --group room{folder}", "cyan")}
+
+Ctrl-C stops it."""
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return f"./{path.relative_to(Path.cwd())}"
+    except ValueError:
+        return shlex.quote(str(path))

@@ -1,0 +1,111 @@
+"""The port that gateway workers share: checked, held, and opened once by each.
+
+Each worker opens its own listening socket with SO_REUSEPORT; the kernel spreads connections over them.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from hubwire.model.errors import Conflict, InvalidRequest
+
+BACKLOG = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPort:
+    """A port that stays ours while workers come and go. `socket` is bound and does not listen."""
+
+    host: str
+    port: int
+    socket: socket.socket
+
+
+def hold_listen_port(host: str, port: int) -> HeldPort:
+    """Make sure that nobody else has the port, and hold it; port 0 picks a free one.
+
+    Raises Conflict when it is taken, InvalidRequest when the address cannot be listened on at all.
+    """
+    family, address = _resolve(host, port)
+    try:
+        # SO_REUSEPORT would let us join another program's port, so the first look is without it.
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _only_v6(probe)
+            probe.bind(address)
+        holder = _bound(family, address)
+    except OSError as fault:
+        raise _explained(fault, host, port) from fault
+    return HeldPort(host, holder.getsockname()[1], holder)
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening, non-blocking socket on a port that `hold_listen_port` holds, for one worker.
+
+    Raises as `hold_listen_port`.
+    """
+    family, address = _resolve(host, port)
+    try:
+        listener = _bound(family, address)
+        listener.listen(BACKLOG)
+    except OSError as fault:
+        raise _explained(fault, host, port) from fault
+    listener.setblocking(False)
+    return listener
+
+
+def url_host(host: str) -> str:
+    """The host for a URL by which this machine itself reaches what listens on `host`."""
+    if host in ("0.0.0.0", "::", ""):
+        host = "127.0.0.1" if host != "::" else "::1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _resolve(
+    host: str, port: int
+) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as fault:
+        raise InvalidRequest(
+            f"The host name {host!r} cannot be resolved ({fault.strerror}); give an address with --host."
+        ) from fault
+    found.sort(key=lambda one: one[0] != socket.AF_INET)  # localhost is 127.0.0.1 for most who type it
+    family, _, _, _, address = found[0]
+    return family, address  # type: ignore[return-value]
+
+
+def _bound(family: socket.AddressFamily, address: object) -> socket.socket:
+    """Bound with SO_REUSEPORT and without SO_REUSEADDR, which would let a second probe pass beside us."""
+    bound = socket.socket(family)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _only_v6(bound)
+        bound.bind(address)  # type: ignore[arg-type]
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _only_v6(one: socket.socket) -> None:
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+
+
+def _explained(fault: OSError, host: str, port: int) -> Conflict | InvalidRequest:
+    if fault.errno == errno.EADDRINUSE:
+        return Conflict(
+            f"Port {port} on {host} is in use; stop the program that has it, or choose another with --port."
+        )
+    if fault.errno in (errno.EACCES, errno.EPERM):
+        return InvalidRequest(
+            f"Port {port} may not be opened by this user; choose one above 1023 with --port."
+        )
+    if fault.errno == errno.EADDRNOTAVAIL:
+        return InvalidRequest(
+            f"{host} is not an address of this machine; give one with --host (0.0.0.0 for all)."
+        )
+    return InvalidRequest(f"{host}:{port} cannot be listened on: {fault.strerror}.")
