@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import cast
 
 import structlog
 
@@ -43,8 +44,7 @@ class Front(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
         self._owner.add(self)
         self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._too_late)
 
