@@ -7,7 +7,7 @@ import json
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.webpubsub_proto import DownstreamMessage, UpstreamMessage
 
@@ -145,12 +145,14 @@ def mangled(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
     return bytes(payload)
 
 
+@settings(deadline=None)
 @pytest.mark.parametrize("codec", [JSON_V1, PROTOBUF_V1], ids=lambda c: c.name)
 @given(payload=st.binary(max_size=60))
 def test_any_bytes(codec, payload):
     decoded(codec, payload)
 
 
+@settings(deadline=None)
 @given(mangled(sends().map(as_json)))
 def test_nearly_right_json(payload):
     decoded(JSON_V1, payload)
@@ -188,11 +190,13 @@ _json_words = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_json_words, max_size=25).map("".join))
 def test_json_from_its_words(payload):
     decoded(JSON_V1, payload.encode())
 
 
+@settings(deadline=None)
 @given(mangled(sends().map(as_upstream)))
 def test_nearly_right_protobuf_is_read_as_the_official_library_reads_it(payload):
     request = decoded(PROTOBUF_V1, payload)
@@ -209,6 +213,7 @@ def test_nearly_right_protobuf_is_read_as_the_official_library_reads_it(payload)
         assert (request.metadata or {}) == dict(send.metadata)
 
 
+@settings(deadline=None)
 @given(sends())
 def test_a_request_survives_both_subprotocols(request):
     assert JSON_V1.decode(as_json(request)) == request
@@ -216,6 +221,7 @@ def test_a_request_survives_both_subprotocols(request):
         assert PROTOBUF_V1.decode(as_upstream(request)) == request
 
 
+@settings(deadline=None)
 @given(group_names, ack_ids, st.sampled_from([("joinGroup", JoinGroup), ("leaveGroup", LeaveGroup)]))
 def test_joins_and_leaves_survive_both_subprotocols(group, ack_id, kind):
     name, request = kind
@@ -226,6 +232,7 @@ def test_joins_and_leaves_survive_both_subprotocols(group, ack_id, kind):
     assert PROTOBUF_V1.decode(upstream.SerializeToString()) == request(group, ack_id)
 
 
+@settings(deadline=None)
 @given(messages())
 def test_a_message_can_be_read_by_any_receiver(message):
     frame = json.loads(JSON_V1.message(message))
@@ -249,6 +256,7 @@ def test_a_message_can_be_read_by_any_receiver(message):
         assert getattr(data.data, kind).encode() == message.data
 
 
+@settings(deadline=None)
 @given(text, st.none() | text, st.integers(0, 2**64 - 1), text, text)
 def test_control_frames_can_be_read(connection_id, user_id, ack_id, name, reason):
     assert json.loads(JSON_V1.connected(connection_id, user_id)) == {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubwire.model.patterns import compile_pattern
@@ -106,6 +106,7 @@ roles = st.lists(
 changes = st.lists(st.tuples(st.booleans(), role_names, st.none() | groups), max_size=12)
 
 
+@settings(deadline=None)
 @given(patterns, st.text(alphabet="ab.*?\\\n", max_size=10))
 def test_a_pattern_matches_what_its_regular_expression_does(pattern, group):
     regex = pattern_regex(pattern)
@@ -117,6 +118,7 @@ def test_a_pattern_matches_what_its_regular_expression_does(pattern, group):
             assert compiled.matches(compiled.literal)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["?", "*", "**", "a", "b", "."]), max_size=8).map("".join), st.data())
 def test_patterns_with_many_wildcards(pattern, data):
     regex = pattern_regex(pattern)
@@ -125,6 +127,7 @@ def test_patterns_with_many_wildcards(pattern, data):
         assert compile_pattern(pattern).matches(group) == (regex.fullmatch(group) is not None)
 
 
+@settings(deadline=None)
 @given(roles, changes, st.lists(groups, max_size=5))
 def test_roles_and_changes_decide_as_the_rules_say(roles, changes, asked):
     permissions = PermissionSet.from_roles(roles)
