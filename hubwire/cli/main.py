@@ -45,9 +45,9 @@ COMMANDS = (
 
 _EPILOG = """\
 start here:
-  hubwire up                       everything on this machine, on http://127.0.0.1:8080
-  hubwire connect chat --join room a client, in a second terminal
-  hubwire publish chat 'Hello'     a message to it, from a third
+  hubwire up                         everything on this machine, on http://127.0.0.1:8080
+  hubwire connect chat --join room   a client, in a second terminal
+  hubwire publish chat 'Hello'       a message to it, from a third
 
 The commands find a `hubwire up` that runs in this folder by themselves; for another service give
 --connection-string or set HUBWIRE_CONNECTION_STRING.
@@ -87,11 +87,14 @@ def build_parser(arguments: Sequence[str]) -> ArgumentParser:
     """The parser; only the sub-command that `arguments` name has its options filled in."""
     import argparse
 
+    def form(prog: str) -> argparse.HelpFormatter:
+        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26)
+
     parser = argparse.ArgumentParser(
         prog="hubwire",
         description="Azure Web PubSub that anyone can run.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=form,
     )
     parser.add_argument("--version", action="version", version=_Version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -101,7 +104,7 @@ def build_parser(arguments: Sequence[str]) -> ArgumentParser:
             command.name,
             help=command.help,
             description=command.help[0].upper() + command.help[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=form,
         )
         if command.name == wanted:
             _module(command.name).configure(one)

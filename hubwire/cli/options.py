@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from argparse import SUPPRESS, ArgumentParser, Namespace
+import textwrap
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,29 +20,30 @@ def add_settings(parser: ArgumentParser, settings: Sequence[Setting]) -> None:
     """A flag for each setting, and --config."""
     group = parser.add_argument_group("settings")
     for setting in settings:
-        default = "" if setting.default in ("", None, ()) else f" (default: {_shown(setting.default)})"
-        # A flag that is a switch is given without a value and then means true.
-        switch = {"nargs": "?", "const": "true"} if isinstance(setting.default, bool) else {}
-        group.add_argument(
-            setting.flag,
-            *(["--nats"] if setting.name == "nats_servers" else []),
-            dest=setting.name,
-            metavar=SUPPRESS if switch else setting.name.rpartition("_")[2].upper(),
-            help=(setting.help + default).replace("%", "%%"),
-            **switch,  # type: ignore[arg-type]
-        )
+        names = [setting.flag, *(["--nats"] if setting.name == "nats_servers" else [])]
+        help = setting.help + _default(setting)
+        if isinstance(setting.default, bool):
+            group.add_argument(*names, dest=setting.name, action="store_const", const="true", help=help)
+        else:
+            metavar = setting.name.rpartition("_")[2].upper()
+            group.add_argument(*names, dest=setting.name, metavar=metavar, help=help)
     group.add_argument(
         "--config", metavar="FILE", help="YAML file with these settings (drain_seconds: 10) and `hubs:`"
     )
-    parser.epilog = (
+    parser.epilog = textwrap.fill(
         "Each setting can also come from the environment, as HUBWIRE_ and its name in capitals "
         "(HUBWIRE_LOG_LEVEL), or from the file that --config names. A flag wins over the environment, that "
-        "over the file."
+        "over the file.",
+        78,
     )
 
 
-def _shown(default: object) -> str:
-    return ",".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
+def _default(setting: Setting) -> str:
+    default = setting.default
+    if default in ("", None, (), False) or "default:" in setting.help:
+        return ""
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" (default: {shown})"
 
 
 def settings_from(

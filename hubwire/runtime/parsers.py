@@ -6,11 +6,9 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-import re
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote, urlsplit
 
-HUB_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_`,.\[\]]{0,127}")  # client-protocols.md 1.2
 HUB_PROPERTIES = frozenset(  # management-api.md 5.3
     ("eventHandlers", "eventListeners", "anonymousConnectPolicy", "webSocketKeepAliveIntervalInSeconds")
 )

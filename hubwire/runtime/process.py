@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from hubwire.model.errors import InvalidRequest
+from hubwire.model.names import normalize_hub
 from hubwire.model.settings import AccessKeys, HubSettings
 from hubwire.runtime import parsers as p
 
@@ -263,11 +264,10 @@ def _hubs(raw: object, file_name: str, faults: list[str]) -> dict[str, HubSettin
         return {}
     hubs: dict[str, HubSettings] = {}
     for name, content in raw.items():
-        if not p.HUB_NAME.fullmatch(str(name)):
-            faults.append(
-                f"{file_name}: {name!r} is no hub name; it takes a letter, then up to 127 letters, digits or "
-                "any of _`,.[]."
-            )
+        try:
+            hub = normalize_hub(str(name))
+        except InvalidRequest as fault:
+            faults.append(f"{file_name}: hubs: {fault}")
             continue
         unknown = set(content or {}) - p.HUB_PROPERTIES if isinstance(content, dict | None) else set()
         faults.extend(
@@ -275,7 +275,7 @@ def _hubs(raw: object, file_name: str, faults: list[str]) -> dict[str, HubSettin
             for key in sorted(map(str, unknown))
         )
         try:
-            hubs[str(name).lower()] = msgspec.convert(content or {}, HubSettings)
+            hubs[hub] = msgspec.convert(content or {}, HubSettings)
         except msgspec.ValidationError as fault:
             faults.append(f"{file_name}: hubs.{name} cannot be used: {fault}.")
     return hubs
