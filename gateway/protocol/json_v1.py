@@ -25,7 +25,7 @@ from gateway.protocol.requests import (
     SequenceAck,
 )
 from hubwire.model.errors import ProtocolViolation
-from hubwire.model.limits import MAX_TTL_SECONDS, MAX_UINT64
+from hubwire.model.limits import MAX_METADATA_TOTAL_BYTES, MAX_TTL_SECONDS, MAX_UINT64
 from hubwire.model.message import DataType, Message
 from hubwire.model.names import is_valid_event, is_valid_group
 from hubwire.model.payload import is_any, metadata_fault
@@ -39,6 +39,8 @@ _DATA_TYPES: Final = {
     "protobuf": DataType.PROTOBUF,
 }
 _NO_VALUE: Final = msgspec.Raw()
+# Every byte as an escape, and every entry as short as can be: legal metadata is well below this.
+_MAX_METADATA_TEXT_BYTES: Final = 16 * MAX_METADATA_TOTAL_BYTES
 
 
 # --- what clients send ------------------------------------------------------------------------------------
@@ -205,6 +207,8 @@ def _legal_metadata(raw: msgspec.Raw) -> dict[str, str] | None:
     text = bytes(raw)
     if not text or text == b"null":
         return None
+    if len(text) > _MAX_METADATA_TEXT_BYTES:
+        raise ProtocolViolation("'metadata' is too long.")
     metadata = _string_map(text)
     # msgspec lets the last of equal keys win; here that is malformed. The object is flat by now.
     if len(json.loads(text, object_pairs_hook=list[Any])) != len(metadata):
@@ -217,15 +221,19 @@ def _legal_metadata(raw: msgspec.Raw) -> dict[str, str] | None:
 
 # JavaScript strings can be cut between the halves of a character; `JSON.stringify` writes such a half as an
 # escape, which no UTF-8 text can carry.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
+_LONE_SURROGATE: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 
 
 def _replace_lone_surrogates(payload: bytes) -> bytes:
     """With U+FFFD, as browsers do for strings that go to a WebSocket."""
-    return _ESCAPE.sub(lambda m: m.group() if m.group(1) is None else rb"\ufffd", payload)
+    if b"\0" in payload:
+        return payload  # not JSON in any case
+    # Escaped backslashes out of the way, so that every backslash left begins an escape.
+    text = _LONE_SURROGATE.sub(rb"\\ufffd", payload.replace(b"\\\\", b"\0\0"))
+    return text.replace(b"\0\0", b"\\\\")
 
 
 # --- what the service sends -------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ _DATA_TAGS: Final = {
     DataType.JSON: b"\x22",
 }
 
+_MAX_ENTRY_FIELDS: Final = 16  # a map entry has two
+
 # --- what clients send ------------------------------------------------------------------------------------
 
 
@@ -199,7 +201,7 @@ def _payload(parts: list[bytes], has_metadata: bool) -> tuple[DataType, bytes]:
 
 def _add_entry(metadata: dict[str, str], entry: bytes) -> None:
     key = content = b""
-    for number, value in fields(entry):
+    for number, value in fields(entry, limit=_MAX_ENTRY_FIELDS):
         if isinstance(value, bytes):
             if number == 1:
                 key = _utf8(value)

@@ -18,6 +18,8 @@ FIXED32: Final = 5
 
 _MAX_GROUP_DEPTH = 100  # what the protobuf libraries allow
 _MASK64 = 2**64 - 1
+MAX_FIELDS: Final = 10_000
+"""In one message; metadata at its limit of 8192 bytes has about 4100 entries."""
 
 
 class WireError(Exception):
@@ -41,15 +43,20 @@ def encode_len(tag: bytes, data: bytes) -> bytes:
     return tag + encode_varint(len(data)) + data
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def fields(data: bytes, limit: int = MAX_FIELDS) -> Iterator[tuple[int, int | bytes]]:
     """Each field as (number, value), in the order on the wire.
 
     A varint's value is an int of 64 bits, a length-delimited one's is bytes. Fixed ones and groups, which no
-    message of ours uses, are checked and skipped. Raises `WireError`, possibly after fields were yielded.
+    message of ours uses, are checked and skipped. Raises `WireError`, possibly after fields were yielded;
+    also when there are more than `limit`, so that a megabyte of tiny fields does not hold up everybody else.
     """
+    count = 0
     position = 0
     end = len(data)
     while position < end:
+        count += 1
+        if count > limit:
+            raise WireError("it has too many fields")
         tag = data[position]
         position += 1
         if tag >= 0x80:
@@ -101,7 +108,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def _skip(data: bytes, position: int, number: int, wire_type: int) -> int:
     """The position after a fixed-size field or a whole group. No recursion: depth is the sender's choice."""
     open_groups: list[int] = []
-    while True:
+    for _ in range(MAX_FIELDS):
         if wire_type == FIXED64:
             position += 8
         elif wire_type == FIXED32:
@@ -128,3 +135,4 @@ def _skip(data: bytes, position: int, number: int, wire_type: int) -> int:
         number, wire_type = tag >> 3, tag & 7
         if number == 0 or tag > 0xFFFFFFFF:
             raise WireError("a field number is not legal")
+    raise WireError("a group has too many fields")

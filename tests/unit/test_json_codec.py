@@ -237,6 +237,20 @@ def test_half_a_character_becomes_a_replacement_character():
     assert codec.decode(frame % b"json").data == rb'"\\\ufffd \ud83d\ude00 \ufffd"'
 
 
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        (rb"\ud800\ud83d\ude00", rb"\ufffd\ud83d\ude00"),
+        (rb"\ud83d\ude00\ude00", rb"\ud83d\ude00\ufffd"),
+        (rb"\\\\\ud83d\\\ude00", rb"\\\\\ufffd\\\ufffd"),
+        (rb"\ud83d\\ude00", rb"\ufffd\\ude00"),
+        (rb"\ude00\ud83d", rb"\ufffd\ufffd"),
+    ],
+)
+def test_only_halves_that_stand_alone_are_replaced(text, mended):
+    assert codec.decode(b'{"type":"event","event":"e","data":"' + text + b'"}').data == b'"' + mended + b'"'
+
+
 def test_data_may_be_missing_only_beside_metadata():
     for request in ('"sendToGroup","group":"g"', '"event","event":"e"'):
         with_it = codec.decode(f'{{"type":{request},"metadata":{{"k":"v"}}}}'.encode())

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from support.webpubsub_proto import DownstreamMessage, UpstreamMessage
 
@@ -241,9 +243,18 @@ def test_the_last_kind_wins_and_the_same_kind_twice_is_merged():
 
 
 def test_many_parts_of_one_field_take_linear_time():
-    parts = b"\x1a\x02\x0a\x00" * 200_000
+    parts = (b"\x1a\x82\x80\x02\x12\xfe\xff\x01" + b"x" * 0x7FFE) * 30 + b"\x1a\x00" * 9000
     inner = b"\x0a\x01g" + parts
     assert codec.decode(b"\x0a" + encode_varint(len(inner)) + inner).group == "g"
+
+
+@pytest.mark.parametrize("part", [b"\x98\x01\x01", b"\x32\x04\x0a\x02aa", b"\x32\x80\x01" + b"\x18\x01" * 64])
+def test_a_megabyte_of_tiny_fields_is_refused_early(part):
+    inner = b"\x0a\x01g\x1a\x02\x0a\x00" + part * (1_000_000 // len(part))
+    started = time.perf_counter()
+    with pytest.raises(ProtocolViolation):
+        codec.decode(b"\x0a" + encode_varint(len(inner)) + inner)
+    assert time.perf_counter() - started < 1  # a tenth of that would be slow; the machine may be busy
 
 
 def test_metadata_reaches_the_receiver():
