@@ -1,0 +1,227 @@
+"""The control plane as one aiohttp application: what it is made of, and the way of a request through it.
+
+    path known? 404 -> method? 405 -> credentials? 401 -> api-version? 400 -> handler: 400 ... -> cluster
+
+Everything is decided in one middleware on the raw request target, so the application has no routes of its
+own for the API and whoever embeds it may add some (the console page). It can be served by `web.AppRunner`,
+or connection by connection by the `web.Server` that a runner makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from controlplane import cors
+from controlplane.auth import authenticate_rest
+from controlplane.call import Call, Handler, Services, Settings, done
+from controlplane.endpoints import prefixes_of
+from controlplane.handlers import closing, existence, listing, membership, messages, permissions, tokens
+from controlplane.management.router import ManagementApi
+from controlplane.openapi import documents
+from controlplane.operations import (
+    OPERATIONS,
+    SUPPORTED_VERSIONS,
+    SUPPORTED_VERSIONS_HEADER,
+    VERSION_ALIASES,
+)
+from controlplane.paths import Target, is_chat, match, split_target, without_prefix
+from controlplane.ports import ClusterPort
+from controlplane.problems import BAD_REQUEST, JSON, Problem, problem_from, response_of
+from controlplane.query import QueryString
+from controlplane.settings import ControlPlaneConfig
+from hubwire.model.errors import HubwireError
+
+HANDLERS: dict[str, Handler] = {
+    **messages.HANDLERS,
+    **closing.HANDLERS,
+    **existence.HANDLERS,
+    **membership.HANDLERS,
+    **permissions.HANDLERS,
+    **listing.HANDLERS,
+    **tokens.HANDLERS,
+}
+SERVER = "Hubwire"
+_VERSIONS = ", ".join(SUPPORTED_VERSIONS)
+_REQUEST_ID = "x-ms-client-request-id"
+_OPENAPI = "/api/openapi"
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(
+    cluster: ClusterPort,
+    settings: Settings,
+    config: ControlPlaneConfig | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> web.Application:
+    """Put the control plane together. `settings` is a `hubwire.bus.settings.SettingsStore`.
+
+    Paths that are neither the data plane's nor the management API's go to the application's own routes.
+    The application owns no task and no connection: whoever made `cluster` and `settings` closes them.
+    """
+    services = Services(cluster, settings, config or ControlPlaneConfig(), clock)
+    api = RestApi(services)
+    return web.Application(middlewares=[api.middleware])
+
+
+class RestApi:
+    """The dispatch. Its own state is a counter of requests in progress."""
+
+    def __init__(self, services: Services) -> None:
+        missing = {operation.id for operation in OPERATIONS} ^ HANDLERS.keys()
+        if missing:
+            raise AssertionError(f"Operations and handlers differ: {sorted(missing)}")
+        self._services = services
+        self._prefixes = prefixes_of(services.config.public_endpoints)
+        self._management = ManagementApi(services)
+        self._documents = documents()
+        self._in_progress = 0
+
+    @web.middleware
+    async def middleware(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        target = split_target(request.raw_path)
+        target = target._replace(path=without_prefix(target.path, self._prefixes))
+        lowered = target.path.lower()
+        if lowered.startswith("/api/"):
+            answer = self._data_plane
+        elif self._management.owns(lowered):
+            answer = self._management.answer
+        else:
+            return await handler(request)
+        config = self._services.config
+        limit = config.max_concurrent_requests
+        if limit is not None and self._in_progress >= limit and lowered.rstrip("/") != "/api/health":
+            response: web.Response = response_of(_too_many(limit))
+        else:
+            self._in_progress += 1
+            try:
+                response = await self._guarded(answer, request, target)
+            finally:
+                self._in_progress -= 1
+        if _REQUEST_ID in request.headers:
+            response.headers[_REQUEST_ID] = request.headers[_REQUEST_ID]
+        response.headers["Server"] = SERVER
+        if request.secure:
+            response.headers["Strict-Transport-Security"] = "max-age=15724800; includeSubDomains"
+        cors.add_headers(request, response, config.cors_origins)
+        return response
+
+    async def _guarded(
+        self,
+        answer: Callable[[web.Request, Target], Awaitable[web.Response]],
+        request: web.Request,
+        target: Target,
+    ) -> web.Response:
+        """An answer in any case, within the time for a request."""
+        try:
+            async with asyncio.timeout(self._services.config.request_seconds):
+                return await answer(request, target)
+        except Problem as problem:
+            return response_of(problem)
+        except HubwireError as error:
+            if problem_from(error).status == 500:
+                _log.exception("request_failed", method=request.method, path=target.path)
+            return response_of(problem_from(error))
+        except TimeoutError:
+            if not request.content.is_eof():
+                # The body did not come. Python does not repeat a POST after 408 (rest-api.md 3.4).
+                slow = Problem(408, BAD_REQUEST, "The request body did not arrive in time.", "Request")
+                return response_of(slow)
+            _log.warning("request_timed_out", method=request.method, path=target.path)
+            return response_of(_unavailable("The service did not finish in time."))
+        except Exception:
+            _log.exception("request_failed", method=request.method, path=target.path)
+            return response_of(_internal())
+
+    async def _data_plane(self, request: web.Request, target: Target) -> web.Response:
+        path = target.path
+        bare = path.lower().rstrip("/")
+        if bare == "/api/health":
+            return self._health(request)
+        if bare == _OPENAPI or bare.startswith(_OPENAPI + "/"):
+            return self._openapi(request, bare)
+        matched = match(path)
+        if matched is None and not is_chat(path):
+            raise Problem(404, "", "There is nothing at this path.")
+        operations = matched.operations if matched is not None else {}
+        if request.method == "OPTIONS":
+            return cors.options_response(request, operations, self._services.config.cors_origins)
+        operation = operations.get(request.method)
+        if matched is not None and operation is None:
+            raise Problem(405, "", "Not this method.", headers={"Allow": ", ".join(sorted(operations))})
+        authenticate_rest(
+            request, self._services.settings.keys, self._services.config, self._services.clock()
+        )
+        if matched is None or operation is None:
+            raise Problem(501, "Error.NotImplemented", "Chat is not supported by this service.", "Request")
+        try:
+            query = QueryString(target.query)
+            _check_version(query)
+            call = Call(self._services, request, target, operation, matched.raw, query)
+            response = await HANDLERS[operation.id](call)
+        except Problem as problem:
+            response = response_of(problem)
+            if problem.versions:
+                response.headers[SUPPORTED_VERSIONS_HEADER] = _VERSIONS
+        except HubwireError as error:
+            known = problem_from(error)
+            if known.status == 500:
+                raise
+            response = response_of(known)
+            response.headers[SUPPORTED_VERSIONS_HEADER] = _VERSIONS
+        else:
+            response.headers[SUPPORTED_VERSIONS_HEADER] = _VERSIONS
+        return response
+
+    def _health(self, request: web.Request) -> web.Response:
+        """No credentials; `api-version` may be there or not (rest-api.md section 12)."""
+        if request.method == "OPTIONS":
+            return cors.options_response(request, ("GET", "HEAD"), self._services.config.cors_origins)
+        if request.method not in ("GET", "HEAD"):
+            raise Problem(405, "", "Not this method.", headers={"Allow": "GET, HEAD"})
+        if not self._services.cluster.healthy():
+            return response_of(_unavailable("The bus is not connected."))
+        return done(200)
+
+    def _openapi(self, request: web.Request, path: str) -> web.Response:
+        """/api/openapi names the documents; /api/openapi/{api-version}.json is one. No credentials."""
+        if request.method == "OPTIONS":
+            return cors.options_response(request, ("GET", "HEAD"), self._services.config.cors_origins)
+        if request.method not in ("GET", "HEAD"):
+            raise Problem(405, "", "Not this method.", headers={"Allow": "GET, HEAD"})
+        name = path.removeprefix(_OPENAPI).removeprefix("/").removesuffix(".json")
+        body = self._documents.get(name)
+        if body is None:
+            raise Problem(404, "", "There is no such document.")
+        return web.Response(body=body, headers={"Content-Type": JSON})
+
+
+def _check_version(query: QueryString) -> None:
+    """Without an api-version the latest is meant; all are served alike (rest-api.md 1.3)."""
+    values = query.all("api-version")
+    if not values or (len(values) == 1 and (values[0] in SUPPORTED_VERSIONS or values[0] in VERSION_ALIASES)):
+        return
+    message = "The specified API version is not supported."
+    raise Problem(400, BAD_REQUEST, message, "api-version")
+
+
+def _too_many(limit: int) -> Problem:
+    message = f"More than {limit} requests are in progress. Repeat this one later."
+    return Problem(429, "Error.TooManyRequests", message, "Request", headers={"Retry-After": "1"})
+
+
+def _unavailable(message: str) -> Problem:
+    return Problem(503, "Error.ServiceUnavailable", message, headers={"Retry-After": "1"})
+
+
+def _internal() -> Problem:
+    message = "The service failed to handle the request."
+    return Problem(500, "Error.InternalServerError", message)

@@ -1,0 +1,48 @@
+"""Who may call: the data plane with a token for the very request, the management API with an administrator's.
+
+Both kinds are signed with an access key and told apart by their audience (rest-api.md section 2,
+management-api.md 7.4); neither passes for the other.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from aiohttp import web
+
+from controlplane.endpoints import request_url_of
+from controlplane.problems import Problem
+from controlplane.settings import ControlPlaneConfig
+from hubwire.model.settings import AccessKeys
+from hubwire.model.tokens import verify_admin_token, verify_rest_token
+
+
+def bearer_of(request: web.Request) -> str:
+    """The token of the Authorization header. Raises Problem (401, empty body) when there is none."""
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise Problem(401, "", "No bearer token.", headers={"WWW-Authenticate": "Bearer"})
+    return token
+
+
+def authenticate_rest(request: web.Request, keys: AccessKeys, config: ControlPlaneConfig, now: float) -> None:
+    """Let the request pass, or raise Unauthenticated or Problem (401)."""
+    verify_rest_token(
+        bearer_of(request),
+        keys=(keys.primary, keys.secondary),
+        request_url=request_url_of(request),
+        public_endpoints=config.public_endpoints,
+        now=now,
+    )
+
+
+def authenticate_admin(
+    request: web.Request, keys: AccessKeys, config: ControlPlaneConfig, now: float
+) -> None:
+    """Let the request pass, or raise Unauthenticated or Problem (401)."""
+    token = bearer_of(request)
+    static = config.admin_token
+    if static is not None and hmac.compare_digest(token.encode(), static.encode()):
+        return
+    verify_admin_token(token, keys=(keys.primary, keys.secondary), now=now)

@@ -1,0 +1,86 @@
+"""Hub settings over the management API (management-api.md 5.3): in Azure's form, in force at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from controlplane.call import Services
+from controlplane.content import read_body
+from controlplane.management.errors import bad_content, json_response, not_found, not_supported
+from controlplane.management.resource import RESOURCE_TYPE, ResourceId
+from hubwire.model.errors import InvalidRequest
+from hubwire.model.hub_rules import KEY_VAULT_REFERENCE, parse_hub_settings
+from hubwire.model.names import normalize_hub
+from hubwire.model.settings import HubSettings
+
+
+def hub_body(resource: ResourceId, name: str, settings: HubSettings) -> dict[str, Any]:
+    properties: dict[str, Any] = msgspec.to_builtins(settings)
+    for handler in properties["eventHandlers"]:
+        # What was not given is left out, as Azure does.
+        for key in [key for key, value in handler.items() if value is None]:
+            del handler[key]
+    return {
+        "properties": properties,
+        "id": f"{resource}/hubs/{name}",
+        "name": name,
+        "type": f"{RESOURCE_TYPE}/hubs",
+        "systemData": None,
+    }
+
+
+async def list_hubs(services: Services, resource: ResourceId) -> web.Response:
+    hubs = services.settings.hubs()
+    return json_response({"value": [hub_body(resource, name, hub) for name, hub in hubs.items()]})
+
+
+async def get_hub(services: Services, resource: ResourceId, name: str) -> web.Response:
+    entry = services.settings.hub_entry(name)
+    if entry is None:
+        raise not_found("hub", name)
+    return json_response(hub_body(resource, *entry))
+
+
+async def put_hub(services: Services, resource: ResourceId, name: str, request: web.Request) -> web.Response:
+    """200 for a change, 201 for the first settings of a hub, both with the finished hub: no polling."""
+    try:
+        normalize_hub(name)
+        settings = _read(await read_body(request, services.config.max_body_bytes))
+    except InvalidRequest as error:
+        raise bad_content(str(error), error.target) from None
+    _refuse_unsupported(services, settings)
+    had = services.settings.hub_entry(name) is not None
+    await services.settings.put_hub(name, settings)
+    return json_response(hub_body(resource, name, settings), 200 if had else 201)
+
+
+async def delete_hub(services: Services, name: str) -> web.Response:
+    """Takes the settings away and closes no connection. 204 when there were none."""
+    had = await services.settings.delete_hub(name)
+    return web.Response(status=200, headers={"Content-Length": "0"}) if had else web.Response(status=204)
+
+
+def _read(body: bytes) -> HubSettings:
+    try:
+        content = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("The request content is not valid JSON.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("properties"), dict):
+        raise InvalidRequest("The hub needs 'properties', an object.", target="properties")
+    return parse_hub_settings(content["properties"])
+
+
+def _refuse_unsupported(services: Services, settings: HubSettings) -> None:
+    """What this instance cannot honour is refused, never stored silently (management-api.md section 6)."""
+    config = services.config.management
+    if settings.event_listeners and not config.event_hub_connector:
+        raise not_supported("Event listeners need a connector to a message broker, and none is configured.")
+    for handler in settings.event_handlers:
+        if KEY_VAULT_REFERENCE in handler.url_template:
+            raise not_supported("Key Vault references are not supported: put the URL itself.")
+        auth = handler.auth
+        if auth is not None and auth.type == "ManagedIdentity" and not config.upstream_identity:
+            raise not_supported("Managed identity for event handlers is not configured on this service.")

@@ -1,0 +1,148 @@
+"""Hub settings in Azure's own form, checked: what the management API and config files may contain.
+
+`HubSettings` itself ignores what it does not know, so that stored settings can be read by older
+versions. What people write must not be ignored: each fault is named with its place
+(management-api.md 5.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hubwire.model.errors import InvalidRequest
+from hubwire.model.settings import (
+    EventHandler,
+    GroupPresenceEvents,
+    HubSettings,
+    ManagedIdentity,
+    UpstreamAuth,
+)
+
+KEY_VAULT_REFERENCE = "{@Microsoft.KeyVault("
+MAX_EVENT_LISTENERS = 10
+
+Place = tuple[str | int, ...]
+
+_INSIDE: dict[type[msgspec.Struct], dict[str, type[msgspec.Struct]]] = {
+    HubSettings: {"eventHandlers": EventHandler},
+    EventHandler: {"auth": UpstreamAuth, "groupPresenceEvents": GroupPresenceEvents},
+    UpstreamAuth: {"managedIdentity": ManagedIdentity},
+}
+
+
+class HubFault(NamedTuple):
+    """What is wrong and where: `place` is the way to it, of names and positions."""
+
+    place: Place
+    text: str
+
+
+class InvalidHubSettings(InvalidRequest):
+    """All faults of one hub's settings; the message has one sentence for each."""
+
+    def __init__(self, faults: list[HubFault]) -> None:
+        super().__init__(
+            " ".join(f"{place_text(fault.place)}: {fault.text}" for fault in faults),
+            target=place_text(faults[0].place),
+        )
+        self.faults = faults
+
+
+def place_text(place: Place) -> str:
+    """`eventHandlers[0].urlTemplate`, as in error messages."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "properties"
+
+
+def parse_hub_settings(properties: object) -> HubSettings:
+    """The settings that Azure's `properties` of a hub stand for; null counts as absent.
+
+    Raises InvalidHubSettings with every fault that can be found in one go.
+    """
+    plain = _without_nulls(properties)
+    faults = list(_faults(plain))
+    if faults:
+        raise InvalidHubSettings(faults)
+    try:
+        return msgspec.convert(plain, HubSettings)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        raise InvalidHubSettings([HubFault(_parse_place(path.rstrip("`")), text + ".")]) from error
+
+
+def _faults(properties: object) -> Iterator[HubFault]:
+    if not isinstance(properties, dict):
+        yield HubFault((), "An object with the settings of the hub is needed.")
+        return
+    yield from _unknown(properties, HubSettings, ())
+    handlers = properties.get("eventHandlers")
+    if isinstance(handlers, list):
+        for index, handler in enumerate(handlers):
+            if isinstance(handler, dict) and isinstance(handler.get("urlTemplate"), str):
+                text = url_template_fault(handler["urlTemplate"])
+                if text is not None:
+                    yield HubFault(("eventHandlers", index, "urlTemplate"), text)
+    listeners = properties.get("eventListeners")
+    if isinstance(listeners, list) and len(listeners) > MAX_EVENT_LISTENERS:
+        yield HubFault(("eventListeners",), f"There can be {MAX_EVENT_LISTENERS} event listeners at most.")
+
+
+def url_template_fault(template: str) -> str | None:
+    """What is wrong with the address of an event handler; None when it is usable."""
+    if KEY_VAULT_REFERENCE in template:
+        return None  # judged by whoever can or cannot resolve it
+    try:
+        url = urlsplit(template)
+        host, port = url.hostname, url.port
+    except ValueError:
+        return "This is not a URL."
+    if url.scheme not in ("http", "https") or not host:
+        return "The URL must begin with http:// or https:// and name a host."
+    if "{" in url.netloc or "}" in url.netloc:
+        return "{hub} and {event} cannot stand in the host part of the URL."
+    if port == 0:
+        return "The port cannot be 0."
+    return None
+
+
+def _unknown(value: Mapping[str, object], struct: type[msgspec.Struct], place: Place) -> Iterator[HubFault]:
+    known = {field.encode_name for field in msgspec.structs.fields(struct)}
+    for name, inner in value.items():
+        if name not in known:
+            yield HubFault((*place, name), f"This is not a setting; known here: {', '.join(sorted(known))}.")
+            continue
+        inside = _INSIDE.get(struct, {}).get(name)
+        if inside is None:
+            continue
+        if isinstance(inner, dict):
+            yield from _unknown(inner, inside, (*place, name))
+        elif isinstance(inner, list):
+            for index, item in enumerate(inner):
+                if isinstance(item, dict):
+                    yield from _unknown(item, inside, (*place, name, index))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _parse_place(path: str) -> Place:
+    """From msgspec's way of saying it, such as `.eventHandlers[0].urlTemplate`."""
+    place: list[str | int] = []
+    for part in path.replace("[", ".[").split("."):
+        if part.startswith("["):
+            index = part[1:-1]
+            place.append(int(index) if index.isdigit() else index)
+        elif part:
+            place.append(part)
+    return tuple(place)
