@@ -17,10 +17,9 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.settings import SettingsStore
-from hubwire.model.errors import Unavailable
-from hubwire.model.settings import AccessKeys
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.seeding import open_settings
 from hubwire.runtime.service import (
     Stop,
     connect_bus,
@@ -34,7 +33,6 @@ from hubwire.runtime.service import (
 log = structlog.get_logger(__name__)
 
 BACKLOG = 4096
-SETTINGS_SECONDS = 30.0
 
 
 class Worker(NamedTuple):
@@ -57,40 +55,6 @@ class Http(NamedTuple):
 
 
 MakeHttp = Callable[[Worker], Awaitable[Http]]
-
-
-async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> SettingsStore:
-    """The watched settings with the first keys and hubs in them; keeps trying while a cluster of NATS
-    servers elects its leaders. Raises Unavailable after SETTINGS_SECONDS or when told to stop."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + SETTINGS_SECONDS
-    while True:
-        try:
-            store = await SettingsStore.open(
-                bus.js,
-                replicas=replicas_of(config),
-                storage="memory" if config.durability == "memory" else "file",
-            )
-        except Unavailable as error:
-            if stop.told or loop.time() > end:
-                raise
-            log.warning("settings_not_open_yet", error=str(error))
-            await asyncio.sleep(0.2)
-            continue
-        await _seed(store, config)
-        return store
-
-
-async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
-    seed = config.seed_keys
-    if seed is not None:
-        given: AccessKeys = seed
-        await store.ensure_keys(lambda: given)
-    else:
-        await store.ensure_keys()
-    for hub, settings in config.hubs.items():
-        if store.hub_entry(hub) is None:
-            await store.put_hub(hub, settings)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from hubwire.runtime.listen import open_listener
+import asyncio
+from pathlib import Path
+
+from hubwire.cli.settings_follow import apply_orders, follow_keys
 from hubwire.runtime.process import ProcessConfig
-from hubwire.runtime.service import Stop, run_service, tell_ready
 
 
 def run_worker(config: ProcessConfig) -> None:
     """Blocking: serves until SIGTERM, then drains."""
+    from controlplane.service import make_runner
+    from gateway.app import Http, Worker, run
+    from hubwire.runtime.leases import LeaseWatch
 
-    async def serve(stop: Stop) -> None:
-        from aiohttp import web
+    async def rest(worker: Worker) -> Http:
+        if config.worker == 0:
+            await apply_orders(worker.settings, config)
+            if config.keys_file:
+                follow_keys(worker.settings, Path(config.keys_file), keep=config.durability != "memory")
+        gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
+        watching = asyncio.create_task(gateways.run(), name="gateway leases")
+        runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways)
+        server = runner.server
+        assert server is not None
 
-        app = web.Application()
+        async def close() -> None:
+            await runner.cleanup()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
-        async def health(request: web.Request) -> web.Response:
-            return web.Response()
+        return Http(server, close)
 
-        app.router.add_get("/api/health", health)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.SockSite(runner, open_listener(config.host, config.port)).start()
-        tell_ready(config)
-        await stop.wait()
-        await runner.cleanup()
-
-    run_service(serve)
+    run(config, rest)

@@ -1,0 +1,94 @@
+"""The control plane as a process of its own: REST over a cluster, and its order of stopping."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from controlplane.app import create_app
+from controlplane.cluster import Cluster
+from controlplane.settings import ControlPlaneConfig
+from hubwire.bus.client import BusClient
+from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.settings import SettingsStore
+from hubwire.runtime.leases import LeaseWatch
+from hubwire.runtime.listen import open_listener
+from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.seeding import open_settings
+from hubwire.runtime.service import Stop, connect_bus, new_run_name, open_owners, run_service, tell_ready
+
+log = structlog.get_logger(__name__)
+
+SHUTDOWN_SECONDS = 5.0
+"""How long requests in progress have at a stop."""
+
+
+async def make_runner(
+    config: ProcessConfig,
+    bus: BusClient,
+    dispatcher: Dispatcher,
+    settings: SettingsStore,
+    gateways: LeaseWatch,
+) -> web.AppRunner:
+    """The REST application, ready to be served: by a site, or connection by connection. The caller runs
+    `gateways` and cleans the runner up."""
+    cluster = Cluster(bus, dispatcher, gateways)
+    app = create_app(cluster, settings, ControlPlaneConfig(public_endpoints=config.public_endpoints))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
+    await runner.setup()
+    return runner
+
+
+async def serve(config: ProcessConfig, stop: Stop) -> None:
+    """Serve REST until told to stop. It holds no lease: nothing depends on its being alive."""
+    name = new_run_name()
+    log.info("controlplane_starting", controlplane=name)
+    bus = await connect_bus(config, f"controlplane-{name}", stop)
+    dispatcher: Dispatcher | None = None
+    settings: SettingsStore | None = None
+    try:
+        _, owners = open_owners(bus, config)
+        dispatcher = Dispatcher(bus, owners, name)
+        gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds)
+        settings = await open_settings(bus, config, stop)
+        runner = await make_runner(config, bus, dispatcher, settings, gateways)
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(owners.run(), name="owners"),
+                tasks.create_task(gateways.run(), name="gateway leases"),
+            ]
+            try:
+                listener = open_listener(config.host, config.port)
+                await web.SockSite(runner, listener).start()
+                log.info(
+                    "controlplane_listening",
+                    controlplane=name,
+                    host=config.host,
+                    port=listener.getsockname()[1],
+                )
+                tell_ready(config)
+                await stop.wait()
+                log.info("controlplane_stopping", controlplane=name, reason=stop.reason)
+            finally:
+                await runner.cleanup()  # no new requests; those in progress are finished
+                await dispatcher.drain(2.0)
+                for task in background:
+                    task.cancel()
+    finally:
+        if dispatcher is not None:
+            dispatcher.close()
+        if settings is not None:
+            await settings.close()
+        await bus.close()
+    log.info("controlplane_stopped", controlplane=name)
+
+
+def run(config: ProcessConfig) -> None:
+    """Blocking entry point of the process."""
+
+    async def until_stopped(stop: Stop) -> None:
+        await serve(config, stop)
+
+    run_service(until_stopped)

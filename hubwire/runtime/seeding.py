@@ -1,0 +1,56 @@
+"""Opening the cluster's settings, and the first keys and hubs in them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from hubwire.bus.client import BusClient
+from hubwire.bus.settings import SettingsStore
+from hubwire.model.errors import Unavailable
+from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.service import Stop, replicas_of
+
+log = structlog.get_logger(__name__)
+
+SETTINGS_SECONDS = 30.0
+
+
+async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> SettingsStore:
+    """The watched settings; keeps trying while a cluster of NATS servers elects its leaders. Whoever is
+    first puts keys and hubs there; the others find them. The caller closes the store.
+
+    Raises Unavailable after SETTINGS_SECONDS, or when told to stop.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SETTINGS_SECONDS
+    while True:
+        store: SettingsStore | None = None
+        try:
+            store = await SettingsStore.open(
+                bus.js,
+                replicas=replicas_of(config),
+                storage="memory" if config.durability == "memory" else "file",
+            )
+            await _seed(store, config)
+            return store
+        except Unavailable as error:
+            if store is not None:
+                await store.close()
+            if stop.told or loop.time() > end:
+                raise
+            log.warning("settings_not_open_yet", error=str(error))
+            await asyncio.sleep(0.2)
+
+
+async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
+    seed = config.seed_keys
+    if seed is not None:
+        given = seed
+        await store.ensure_keys(lambda: given)
+    else:
+        await store.ensure_keys()
+    for hub, settings in config.hubs.items():
+        if store.hub_entry(hub) is None:
+            await store.put_hub(hub, settings)
