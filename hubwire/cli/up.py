@@ -104,7 +104,7 @@ def run(args: Namespace, out: Output) -> int:
                 secondary_access_key=keys.secondary,
                 access_key_salt=keys.salt,
                 access_key_is_order=bool(config.access_key),
-                keys_file=str(folder.keys_file) if not memory else "",
+                keys_file=str(folder.keys_file),
             )
             plan = Plan(config, cast(int, own["workers"]), endpoint, keys, folder)
             _supervise(plan, out)
@@ -145,7 +145,7 @@ def _supervise(plan: Plan, out: Output) -> None:
 
 def _announce(plan: Plan, children: Family, out: Output) -> None:
     """Everything serves: write endpoint.json, print what one needs to begin."""
-    if plan.config.keys_file:  # keys regenerated in an earlier run are the ones in force
+    if not plan.folder.memory:  # keys regenerated in an earlier run are the ones in force
         plan = replace(plan, keys=read_keys(Path(plan.config.keys_file)))
     now = time.time()
     token = sign_client_token(

@@ -1,36 +1,56 @@
-"""One gateway worker of `hubwire up`: a gateway with the control plane's REST on the same port."""
+"""One gateway worker of `hubwire up`: a gateway with the control plane's REST on the same port.
+
+Only here do gateway and control plane meet in one process.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from collections.abc import Awaitable
 from pathlib import Path
 
+from controlplane.service import make_runner
+from gateway.app import Http, Worker, run
 from hubwire.cli.settings_follow import apply_orders, follow_keys
+from hubwire.runtime.leases import LeaseWatch
+from hubwire.runtime.logs import get_logger
 from hubwire.runtime.process import ProcessConfig
+
+_log = get_logger("worker")
 
 
 def run_worker(config: ProcessConfig) -> None:
     """Blocking: serves until SIGTERM, then drains."""
-    from controlplane.service import make_runner
-    from gateway.app import Http, Worker, run
-    from hubwire.runtime.leases import LeaseWatch
+    run(config, _rest)
 
-    async def rest(worker: Worker) -> Http:
-        if config.worker == 0:
-            await apply_orders(worker.settings, config)
-            if config.keys_file:
-                follow_keys(worker.settings, Path(config.keys_file), keep=config.durability != "memory")
-        gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
-        watching = asyncio.create_task(gateways.run(), name="gateway leases")
-        runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways)
-        server = runner.server
-        assert server is not None
 
-        async def close() -> None:
-            await runner.cleanup()
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+async def _rest(worker: Worker) -> Http:
+    """REST for every connection that is no WebSocket of a client; and, in the first worker, what the
+    operator ordered for the settings, and the keys' way back into the data folder."""
+    config = worker.config
+    if config.worker == 0 and config.keys_file:
+        await apply_orders(worker.settings, config)
+        follow_keys(worker.settings, Path(config.keys_file), keep=config.durability != "memory")
+    gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
+    runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways)
+    server = runner.server
+    assert server is not None  # setup() has made it
+    watching = asyncio.create_task(_watched(gateways.run()), name="gateway leases")
 
-        return Http(server, close)
+    async def close() -> None:
+        await runner.cleanup()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
-    run(config, rest)
+    return Http(server, close)
+
+
+async def _watched(work: Awaitable[None]) -> None:
+    """Should this fail, the worker would answer wrongly for ever: it stops, and another is started."""
+    try:
+        await work
+    except Exception:
+        _log.exception("background_failed", task="gateway leases")
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,186 @@
+"""`hubwire hubs`: the settings of hubs, over the management API (management-api.md 5.3)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from hubwire.cli.options import add_json
+from hubwire.cli.output import Output, table
+from hubwire.cli.rest import call_management, resource_path, segment
+from hubwire.cli.target import ServiceTarget, add_target, find_target
+from hubwire.model.errors import InvalidRequest, NotFound
+from hubwire.model.names import normalize_hub
+
+_HANDLER_KEYS = {
+    "url": "urlTemplate",
+    "url-template": "urlTemplate",
+    "events": "userEventPattern",
+    "user-event-pattern": "userEventPattern",
+}
+_SYSTEM_KEYS = ("system", "system-event", "system-events")
+_SYSTEM_EVENTS = ("connect", "connected", "disconnected")
+_HANDLER_FORM = "url=https://app/{event} events=* system=connect,connected"
+
+
+def configure(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
+    one = actions.add_parser("list", help="the hubs that have settings")
+    _common(one)
+    one = actions.add_parser("show", help="the settings of one hub")
+    one.add_argument("hub")
+    _common(one)
+    one = actions.add_parser("set", help="change settings of a hub; what is not named stays")
+    one.add_argument("hub")
+    _set_options(one)
+    _common(one)
+    one = actions.add_parser("remove", help="remove the settings of a hub; connections stay")
+    one.add_argument("hub")
+    _common(one)
+
+
+def _common(parser: ArgumentParser) -> None:
+    add_json(parser)
+    add_target(parser)
+
+
+def _set_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--event-handler",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="append",
+        help="an event handler, tried in the order given; replaces the present ones; may be repeated: "
+        + _HANDLER_FORM,
+    )
+    parser.add_argument("--no-event-handlers", action="store_true", help="remove all event handlers")
+    parser.add_argument("--anonymous", choices=("allow", "deny"), help="whether clients need a token")
+    parser.add_argument("--keep-alive", metavar="SECONDS", type=int, help="WebSocket pings, 1 to 120")
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        help="all settings as JSON (`properties` as shown); - reads stdin",
+    )
+
+
+def run(args: Namespace, out: Output) -> int:
+    if args.action != "list":
+        normalize_hub(args.hub)
+    changes = _changes(args) if args.action == "set" else {}
+    target = find_target(args)
+    hubs = f"{resource_path(target)}/hubs"
+    if args.action == "list":
+        _list(target, hubs, out)
+    elif args.action == "show":
+        content = call_management(target, "GET", f"{hubs}/{segment(args.hub)}").json()
+        out.result(_facts(content), _shown(content, out))
+    elif args.action == "set":
+        content = _set(target, f"{hubs}/{segment(args.hub)}", changes, whole=bool(args.file))
+        out.result(_facts(content), _shown(content, out))
+    else:
+        answer = call_management(target, "DELETE", f"{hubs}/{segment(args.hub)}")
+        had = answer.status == 200
+        out.result(
+            {"name": args.hub, "removed": had},
+            f"The settings of {args.hub} are removed." if had else f"{args.hub} has no settings any more.",
+        )
+    return 0
+
+
+def _list(target: ServiceTarget, hubs: str, out: Output) -> None:
+    found = call_management(target, "GET", hubs).json()["value"]
+    rows = []
+    for hub in found:
+        properties = hub["properties"]
+        handlers = [handler["urlTemplate"] for handler in properties.get("eventHandlers") or []]
+        rows.append(
+            [hub["name"], properties.get("anonymousConnectPolicy", "deny"), ", ".join(handlers) or "-"]
+        )
+    text = table(rows, ("HUB", "ANONYMOUS", "EVENT HANDLERS")) if rows else None
+    out.result([_facts(hub) for hub in found], text)
+    if not rows:
+        out.hint("No hub has settings; each works with the defaults.")
+
+
+def _facts(content: dict[str, Any]) -> dict[str, Any]:
+    return {"name": content["name"], "properties": content["properties"]}
+
+
+def _shown(content: dict[str, Any], out: Output) -> str:
+    return f"{out.style(content['name'], 'bold')}\n" + json.dumps(
+        content["properties"], indent=2, ensure_ascii=False
+    )
+
+
+def _set(target: ServiceTarget, path: str, changes: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    if not whole:
+        try:
+            properties = call_management(target, "GET", path).json()["properties"]
+        except NotFound:
+            pass  # its first settings
+    answer = call_management(target, "PUT", path, {"properties": {**properties, **changes}})
+    return dict(answer.json())
+
+
+def _changes(args: Namespace) -> dict[str, Any]:
+    """What `set` was asked to change, in Azure's names. Raises InvalidRequest."""
+    changes: dict[str, Any] = {}
+    if args.file:
+        changes = _from_file(args.file)
+    if args.event_handler and args.no_event_handlers:
+        raise InvalidRequest("--event-handler and --no-event-handlers exclude each other; give one.")
+    if args.event_handler:
+        changes["eventHandlers"] = [parse_handler(words) for words in args.event_handler]
+    if args.no_event_handlers:
+        changes["eventHandlers"] = []
+    if args.anonymous:
+        changes["anonymousConnectPolicy"] = args.anonymous
+    if args.keep_alive is not None:
+        changes["webSocketKeepAliveIntervalInSeconds"] = args.keep_alive
+    if not changes and not args.file:
+        raise InvalidRequest("There is nothing to set; `hubwire hubs set --help` lists what can be.")
+    return changes
+
+
+def parse_handler(words: list[str]) -> dict[str, Any]:
+    """One event handler from KEY=VALUE words; also the keys of `az webpubsub hub`. Raises InvalidRequest."""
+    handler: dict[str, Any] = {}
+    system: list[str] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in _HANDLER_KEYS:
+            handler[_HANDLER_KEYS[key]] = value
+        elif equals and key in _SYSTEM_KEYS:
+            system += [event for event in value.split(",") if event]
+        elif equals and key == "auth-type":
+            handler.setdefault("auth", {})["type"] = value
+        elif equals and key == "auth-resource":
+            handler.setdefault("auth", {})["managedIdentity"] = {"resource": value}
+        else:
+            raise InvalidRequest(f"--event-handler: {word!r} is not understood; write {_HANDLER_FORM}.")
+    unknown = [event for event in system if event not in _SYSTEM_EVENTS]
+    if unknown:
+        raise InvalidRequest(
+            f"--event-handler: there is no system event {unknown[0]!r}; use {', '.join(_SYSTEM_EVENTS)}."
+        )
+    if not handler.get("urlTemplate", "").startswith(("http://", "https://")):
+        raise InvalidRequest(f"--event-handler needs url=http(s)://...; write {_HANDLER_FORM}.")
+    if system:
+        handler["systemEvents"] = system
+    return handler
+
+
+def _from_file(name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text())
+    except OSError as fault:
+        raise InvalidRequest(f"--file {name} cannot be read ({fault.strerror}).") from fault
+    except ValueError as fault:
+        raise InvalidRequest(f"--file {name} is not JSON: {fault}.") from fault
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"--file {name} must hold one JSON object.")
+    return dict(content.get("properties", content))
