@@ -100,7 +100,7 @@ async def serve(config: ProcessConfig, stop: Stop, make_http: MakeHttp | None = 
             limits=GatewayLimits(),
         )
         worker = Worker(config, name, bus, owners, dispatcher, settings, service)
-        await lease.acquire()
+        await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(lease.run(), name="lease"),

@@ -41,7 +41,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
     gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds)
     service = RouterService(bus, lease, owners, store, routers, gateways, sole_router=config.sole_router)
     try:
-        await lease.acquire()
+        await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(lease.run(), name="lease"),

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 BUCKET_TTL_SECONDS = 60.0
 """How long the bucket keeps an entry that nobody renews: for people who look, not for decisions."""
 
+ACQUIRE_SECONDS = 30.0
+
 
 def margin_of(ttl: float) -> float:
     """The allowance for timers that fire late and messages on their way."""
@@ -64,10 +66,24 @@ class Lease:
     def valid(self) -> bool:
         return self._loop.time() < self._valid_until
 
-    async def acquire(self) -> None:
-        """Open the bucket and store the first renewal. Raises Unavailable."""
-        await self._open()
-        await self._renew()
+    async def acquire(self, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Open the bucket and store the first renewal.
+
+        Keeps trying while a cluster of NATS servers elects its leaders: a bucket that was just made there
+        has no leader yet, and answers nothing. Raises Unavailable after ACQUIRE_SECONDS, or at the next
+        failure once `give_up` says so.
+        """
+        end = self._loop.time() + ACQUIRE_SECONDS
+        while True:
+            try:
+                await self._open()
+                await self._renew()
+                return
+            except Unavailable as error:
+                if give_up() or self._loop.time() > end:
+                    raise
+                log.warning("lease_not_acquired_yet", role=self.role, name=self.name, error=str(error))
+                await asyncio.sleep(0.2)
 
     async def _open(self) -> None:
         try:
