@@ -23,9 +23,17 @@ def port_of(endpoint: str) -> int:
     return port
 
 
-def healthy(endpoint: str) -> bool:
-    with urllib.request.urlopen(f"{endpoint}/api/health", timeout=5) as response:
-        return bool(response.status == 200)
+def healthy(endpoint: str, seconds: float = 10.0) -> bool:
+    """Whether the service says that it is well, now or soon: after a restart of NATS it has to reconnect."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"{endpoint}/api/health", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
 
 
 def nothing_left(folder: Path) -> None:
