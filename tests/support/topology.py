@@ -33,7 +33,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from hubwire.runtime.nats_server import hold_port
+from hubwire.runtime.listen import HeldPort, hold_listen_port
 
 START_SECONDS = 40.0
 STOP_SECONDS = 15.0
@@ -157,16 +157,20 @@ class Service:
         self.name = name
         self.role = role
         self.log = folder / f"{name}.log"
-        self._holder: socket.socket | None = None
-        self.port = 0
+        self._held: HeldPort | None = None
         command = [sys.executable, "-m", "hubwire.cli.main", role, *options, "--name", name]
         command += ["--log-format", "json", "--log-level", "info"]
         if role != "router":
-            self._holder, self.port = hold_port()
+            self._held = hold_listen_port("127.0.0.1", 0)
             command += ["--port", str(self.port)]
         self.command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0  # where in the log the output of this run begins
+
+    @property
+    def port(self) -> int:
+        assert self._held is not None, f"{self.name} has no port"
+        return self._held.port
 
     @property
     def endpoint(self) -> str:
@@ -276,8 +280,8 @@ class Service:
 
     def close(self) -> None:
         self.kill()
-        if self._holder is not None:
-            self._holder.close()
+        if self._held is not None:
+            self._held.socket.close()
 
 
 class HubwireCluster:
