@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.leases import Lease
+from hubwire.runtime.listen import BACKLOG, open_listener
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
 from hubwire.runtime.service import (
@@ -31,8 +31,6 @@ from hubwire.runtime.service import (
 )
 
 log = structlog.get_logger(__name__)
-
-BACKLOG = 4096
 
 
 class Worker(NamedTuple):
@@ -55,24 +53,6 @@ class Http(NamedTuple):
 
 
 MakeHttp = Callable[[Worker], Awaitable[Http]]
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that several workers can listen on (SO_REUSEPORT: the kernel spreads connections).
-
-    Raises OSError when the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 async def serve(config: ProcessConfig, stop: Stop, make_http: MakeHttp | None = None) -> None:
@@ -129,7 +109,7 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
     http = await make_http(worker) if make_http is not None else None
     fronts: set[Front] = set()
     factory = http.factory if http is not None else None
-    sock = listening_socket(config.host, config.port)
+    sock = open_listener(config.host, config.port)
     server = await loop.create_server(
         lambda: Front(fronts, service.admit, factory), sock=sock, backlog=BACKLOG
     )
