@@ -61,5 +61,7 @@ int main(int argc, char **argv) {
         nanosleep(&pause, NULL);
     }
     printf("cpu_ns_per_send %.1f\n", (cpu_ns() - before) / ((double)clients * messages));
+    fflush(stdout);
+    while (fgets(line, sizeof line, stdin)) {} /* the readers are not done yet */
     return 0;
 }

@@ -34,7 +34,8 @@ def main() -> None:
             for sock in sockets:
                 send_all(sock, data)
             time.sleep(0.002)
-        print("cpu_ns_per_send", (time.process_time_ns() - begun) / (clients * messages))
+        print("cpu_ns_per_send", (time.process_time_ns() - begun) / (clients * messages), flush=True)
+        sys.stdin.read()  # the readers are not done yet
 
 
 if __name__ == "__main__":
