@@ -1,0 +1,249 @@
+"""What `hubwire doctor` looks at in NATS: servers, JetStream, buckets, clock, leases, partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from hubwire.bus.client import BusClient
+from hubwire.bus.owners import OwnersStore
+from hubwire.bus.subjects import LEASES_BUCKET, OWNERS_BUCKET
+from hubwire.cli.doctor_checks import Check, skew
+from hubwire.model.errors import HubwireError, NotFound
+from hubwire.runtime.leases import LeaseWatch, read_leases
+from hubwire.runtime.nats_options import nats_options
+from hubwire.runtime.process import ProcessConfig
+
+_NATS_SECONDS = 5.0
+_LISTEN_SECONDS = 1.0  # every holder renews at once when a newcomer asks
+_LEAST_PAYLOAD = 2 * 1024 * 1024  # a message of 1 MiB and its envelope
+_FULL = 0.9
+
+
+async def examine_nats(config: ProcessConfig | None) -> list[Check]:
+    """All that can be seen of NATS and of what Hubwire keeps there; skipped when it is not known."""
+    if config is None:
+        return [Check("NATS", "skip", "not known; name the servers with --nats to have them checked")]
+    checks = [await _nats_server(config, url) for url in config.nats_servers]
+    if not any(check.state == "ok" for check in checks):
+        return checks
+    try:
+        async with _bus(config) as bus:
+            checks.append(await _jetstream(bus, config))
+            if checks[-1].state == "fail":
+                return checks
+            checks += await _buckets(bus, config)
+            checks.append(await _nats_clock(bus))
+            checks += await _leases(bus, config)
+    except (HubwireError, TimeoutError) as fault:
+        checks.append(_nats_failure("NATS", fault))
+    return checks
+
+
+@asynccontextmanager
+async def _bus(config: ProcessConfig) -> AsyncIterator[BusClient]:
+    options = {**nats_options(config, name="hubwire-doctor"), "max_reconnect_attempts": 2}
+    async with asyncio.timeout(_NATS_SECONDS):
+        bus = await BusClient.connect(options)
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+async def _nats_server(config: ProcessConfig, url: str) -> Check:
+    name = f"NATS {url}"
+    try:
+        options = nats_options(config.replace(nats_servers=(url,)))
+    except OSError as fault:
+        return Check(name, "fail", f"the TLS files cannot be used: {fault}", "check the nats_tls_* settings")
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(_NATS_SECONDS):
+            bus = await BusClient.connect({**options, "allow_reconnect": False})
+    except (HubwireError, TimeoutError) as fault:
+        return _nats_failure(name, fault)
+    try:
+        async with asyncio.timeout(_NATS_SECONDS):
+            await bus.nats.flush()
+        took = (time.monotonic() - began) * 1000
+        payload = bus.nats.max_payload
+        version = str(bus.nats.connected_server_version).strip("<>").rpartition(" ")[2]
+        if payload < _LEAST_PAYLOAD:
+            return Check(
+                name,
+                "fail",
+                f"max_payload is {payload} bytes",
+                "set max_payload: 4MB in the server's configuration, or large messages cannot pass",
+            )
+        return Check(name, "ok", f"{version}, connected in {took:.0f} ms")
+    except Exception as fault:
+        return _nats_failure(name, fault)
+    finally:
+        await bus.close()
+
+
+def _nats_failure(name: str, fault: Exception) -> Check:
+    text = str(fault.__cause__ or fault) or type(fault).__name__
+    lowered = text.lower()
+    if "authorization" in lowered or "authentication" in lowered:
+        return Check(
+            name, "fail", "the credentials are refused", "check nats_user, nats_token or the creds file"
+        )
+    if isinstance(fault, TimeoutError):
+        return Check(name, "fail", "no answer in time", "check the address, and firewalls in between")
+    if "refused" in lowered or "errno 111" in lowered or "connect call failed" in lowered:
+        return Check(name, "fail", "nothing listens there", "start nats-server, or correct nats_servers")
+    if "certificate" in lowered or "ssl" in lowered or "tls" in lowered:
+        return Check(name, "fail", f"TLS fails: {text}", "check nats_tls_ca and the server's certificate")
+    return Check(name, "fail", f"cannot be reached: {text}", "check nats_servers")
+
+
+async def _jetstream(bus: BusClient, config: ProcessConfig) -> Check:
+    try:
+        info = await bus.js.account_info()
+    except Exception as fault:
+        text = str(fault)
+        return Check(
+            "JetStream",
+            "fail",
+            f"not available: {text}",
+            "enable it (`jetstream {}` in the server's configuration); in a cluster, a majority must run",
+        )
+    limits = info.limits
+    wanted = "memory" if config.durability == "memory" else "storage"
+    used = float(getattr(info, wanted) or 0)
+    most = float(getattr(limits, f"max_{wanted}") or -1)
+    shown = f"{int(info.streams)} streams, {used / 1e6:.0f} MB of {wanted} used"
+    if most > 0 and used > most * _FULL:
+        return Check("JetStream", "warn", f"{shown} of {most / 1e6:.0f} MB", "give the account more room")
+    return Check("JetStream", "ok", shown)
+
+
+async def _stream_info(bus: BusClient, stream: str) -> dict[str, Any]:
+    """The raw answer: nats-py drops the server's time. Raises Unavailable or NotFound."""
+    answer = await bus.ask(f"$JS.API.STREAM.INFO.{stream}", b"", _NATS_SECONDS)
+    info: dict[str, Any] = json.loads(answer)
+    if "error" in info:
+        raise NotFound(str(info["error"].get("description", "not found")))
+    return info
+
+
+async def _buckets(bus: BusClient, config: ProcessConfig) -> Sequence[Check]:
+    checks = []
+    replicas = 3 if config.durability == "replicated" else 1
+    for bucket in ("hw_settings", OWNERS_BUCKET, LEASES_BUCKET):
+        try:
+            info = await _stream_info(bus, f"KV_{bucket}")
+        except NotFound:
+            checks.append(Check(f"bucket {bucket}", "fail", "not there", "start a router and a gateway"))
+            continue
+        except HubwireError as fault:
+            checks.append(
+                Check(f"bucket {bucket}", "fail", f"no answer: {fault}", "see that a majority of NATS runs")
+            )
+            continue
+        copies = int(info["config"].get("num_replicas", 1))
+        lagging = [
+            peer["name"]
+            for peer in (info.get("cluster") or {}).get("replicas") or []
+            if peer.get("offline") or not peer.get("current")
+        ]
+        if copies < replicas:
+            checks.append(
+                Check(
+                    f"bucket {bucket}",
+                    "fail",
+                    f"{copies} of {replicas} copies",
+                    f"it was made in another durability mode; raise it: nats stream edit KV_{bucket} "
+                    f"--replicas {replicas}",
+                )
+            )
+        elif lagging:
+            checks.append(
+                Check(
+                    f"bucket {bucket}",
+                    "warn",
+                    f"behind or away: {', '.join(lagging)}",
+                    "look at these servers",
+                )
+            )
+        else:
+            checks.append(Check(f"bucket {bucket}", "ok", f"{copies} cop{'y' if copies == 1 else 'ies'}"))
+    return checks
+
+
+async def _nats_clock(bus: BusClient) -> Check:
+    try:
+        before = time.time()
+        info = await _stream_info(bus, f"KV_{LEASES_BUCKET}")
+        after = time.time()
+        theirs = datetime.fromisoformat(str(info["ts"])[:26].rstrip("Z") + "+00:00").timestamp()
+    except (HubwireError, KeyError, ValueError) as fault:
+        return Check("clock of NATS", "skip", f"not told ({fault})")
+    return skew("clock of NATS", theirs - (before + after) / 2)
+
+
+async def _leases(bus: BusClient, config: ProcessConfig) -> list[Check]:
+    watches = {
+        role: LeaseWatch(bus, role, default_ttl=config.lease_seconds) for role in ("router", "gateway")
+    }
+    tasks = [asyncio.create_task(watch.run()) for watch in watches.values()]
+    await asyncio.sleep(_LISTEN_SECONDS)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    checks = []
+    try:
+        known = await read_leases(bus)
+    except Exception:
+        known = {}
+    for role, watch in watches.items():
+        alive = len(watch.alive)
+        silent = [
+            key
+            for key, lease in known.items()
+            if key.startswith(f"{role}.")
+            and lease["ttl_seconds"] > 0
+            and key.partition(".")[2] not in watch.alive
+        ]
+        if not alive:
+            checks.append(
+                Check(
+                    f"{role}s",
+                    "fail",
+                    "none holds a lease",
+                    f"start one (hubwire {role}), or see why it ended",
+                )
+            )
+        elif silent:
+            found = f"{alive} alive, {len(silent)} did not answer"
+            checks.append(Check(f"{role}s", "warn", found, "was one killed just now? if not, see its log"))
+        else:
+            checks.append(Check(f"{role}s", "ok", f"{alive} alive"))
+    checks.append(await _owners(bus, config, watches["router"].alive))
+    return checks
+
+
+async def _owners(bus: BusClient, config: ProcessConfig, alive: set[str]) -> Check:
+    store = OwnersStore(bus, memory=config.durability == "memory", replicas=1)
+    try:
+        table, _ = await store.read()
+    except HubwireError as fault:
+        return Check("partitions", "fail", str(fault), "start a router")
+    unowned = sum(owner is None for owner in table.owners)
+    lost = Counter(owner.router for owner in table.owners if owner is not None and owner.router not in alive)
+    if unowned or lost:
+        return Check(
+            "partitions",
+            "fail",
+            f"{unowned + sum(lost.values())} of {len(table.owners)} have no living owner",
+            "routers take them over within seconds; if this stays, see the routers' logs",
+        )
+    return Check("partitions", "ok", f"all {len(table.owners)} owned")
