@@ -90,7 +90,7 @@ class RestApi:
         target = split_target(request.raw_path)
         target = target._replace(path=without_prefix(target.path, self._prefixes))
         lowered = target.path.lower()
-        if lowered.startswith("/api/"):
+        if lowered == "/api" or lowered.startswith("/api/"):
             answer = self._data_plane
         elif self._management.owns(lowered):
             answer = self._management.answer
