@@ -1,0 +1,41 @@
+"""Fixtures that several kinds of tests share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from support.topology import HubwireCluster, HubwireUp, Topology
+from support.world import World
+
+pytest_plugins = ["support.compat"]
+
+Running = HubwireUp | HubwireCluster
+TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": HubwireCluster}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows what the service logged."""
+    report: Any = yield
+    topology = getattr(item, "funcargs", {}).get("topology")
+    if report.failed and topology is not None:
+        report.sections.append(("logs of the service", topology.tail()))
+    return report
+
+
+@pytest.fixture(scope="session", params=list(TOPOLOGIES))
+def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The whole service: first as `hubwire up`, then as a cluster. One of each serves all tests, so a
+    test uses names of its own and restarts nothing."""
+    with TOPOLOGIES[request.param](tmp_path_factory.mktemp(request.param)) as running:
+        yield running
+
+
+@pytest.fixture
+async def world(topology: Topology) -> AsyncIterator[World]:
+    """A hub of the test's own, and clients of it that are closed afterwards."""
+    async with World(topology, f"hub_{secrets.token_hex(6)}") as one:
+        yield one
