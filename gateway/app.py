@@ -55,7 +55,13 @@ class Http(NamedTuple):
 MakeHttp = Callable[[Worker], Awaitable[Http]]
 
 
-async def serve(config: ProcessConfig, stop: Stop, make_http: MakeHttp | None = None) -> None:
+async def serve(
+    config: ProcessConfig,
+    stop: Stop,
+    make_http: MakeHttp | None = None,
+    *,
+    limits: GatewayLimits = GatewayLimits(),  # noqa: B008 (an immutable tuple)
+) -> None:
     """Run one worker until told to stop, or until its lease is lost (its name is used up then, and its
     clients are told to go: nobody counts them any more)."""
     name = new_run_name()
@@ -77,7 +83,7 @@ async def serve(config: ProcessConfig, stop: Stop, make_http: MakeHttp | None = 
             dispatcher,
             settings,
             public_endpoints=config.public_endpoints,
-            limits=GatewayLimits(),
+            limits=limits,
         )
         worker = Worker(config, name, bus, owners, dispatcher, settings, service)
         await lease.acquire(lambda: stop.told)
@@ -106,6 +112,7 @@ async def serve(config: ProcessConfig, stop: Stop, make_http: MakeHttp | None = 
 async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> None:
     loop = asyncio.get_running_loop()
     config, service = worker.config, worker.gateway
+    await service.listening.wait()  # what is published after a client's 101 must find us subscribed
     http = await make_http(worker) if make_http is not None else None
     fronts: set[Front] = set()
     factory = http.factory if http is not None else None

@@ -12,18 +12,25 @@ from collections import deque
 from functools import partial
 from typing import Protocol
 
+import structlog
+
 from gateway.frames import BINARY, TEXT, frame
 from gateway.protocol.codec import Codec
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, Request, SendToGroup
 from gateway.session import AckWindow, decide
-from gateway.transport import Clock, Flusher, WebSocketPeer
+from gateway.transport import Flusher, WebSocketPeer
 from hubwire.model.errors import HubwireError, ProtocolViolation
 from hubwire.model.message import DataType
 from hubwire.model.permissions import PermissionSet
 
+log = structlog.get_logger(__name__)
+
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 2 * 1024 * 1024
 MAX_IN_FLIGHT = 256
+MAX_IN_FLIGHT_BYTES = 2 * 1024 * 1024
+REQUEST_BYTES = 64
+"""What a request costs beside its payload, roughly."""
 
 
 class Executed(Protocol):
@@ -66,6 +73,7 @@ class Connection(WebSocketPeer):
         "hub",
         "id",
         "in_flight",
+        "in_flight_bytes",
         "mode",
         "permissions",
         "reading_paused",
@@ -87,10 +95,9 @@ class Connection(WebSocketPeer):
         *,
         executor: Executor,
         flusher: Flusher,
-        clock: Clock,
         outbox_limit: int,
     ) -> None:
-        super().__init__(flusher, clock, outbox_limit)
+        super().__init__(flusher, outbox_limit)
         self.id = connection_id
         self.hub = hub
         self.user_id = user_id
@@ -104,6 +111,7 @@ class Connection(WebSocketPeer):
         self.waiting_bytes = 0
         self.busy = False
         self.in_flight = 0
+        self.in_flight_bytes = 0
         self.reading_paused = False
         self._going_on = False
 
@@ -113,20 +121,15 @@ class Connection(WebSocketPeer):
 
     def opened(self) -> None:
         if not self.simple:
-            # Always the first frame (3.7); what was published meanwhile stands behind it.
-            self._send_payload(self.codec.connected(self.id, self.user_id), first=True)
+            self._send_payload(self.codec.connected(self.id, self.user_id))  # always the first (3.7)
         self._executor.registered(self)
 
     def ended(self, category: str) -> None:
         self.waiting = None
         self._executor.ended(self, category)
 
-    def _send_payload(self, payload: bytes, *, first: bool = False) -> None:
-        data = frame(BINARY if self.codec.binary else TEXT, payload)
-        if first and self._turn:
-            self._turn.insert(0, data)
-        else:
-            self.send(data)
+    def _send_payload(self, payload: bytes) -> None:
+        self.send(frame(BINARY if self.codec.binary else TEXT, payload))
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -139,8 +142,8 @@ class Connection(WebSocketPeer):
         if type(request) is Ping:
             self._send_payload(self.codec.pong())  # answered at once, never sequenced (1.10)
             return
-        size = len(payload)
-        if self.waiting is not None or not self._begin(request):
+        size = len(payload) + REQUEST_BYTES
+        if self.waiting is not None or not self._begin(request, size):
             if self.waiting is None:
                 self.waiting = deque()
             self.waiting.append((request, size))
@@ -168,12 +171,16 @@ class Connection(WebSocketPeer):
             return ClientEvent("message", None, data_type, payload, None)
         return SendToGroup(self.mode.group, None, self.mode.no_echo, data_type, payload, 0, None)
 
-    def _begin(self, request: Request) -> bool:
-        """Start on a request; False when it must wait for those before it."""
+    def _begin(self, request: Request, size: int) -> bool:
+        """Start on a request of `size` bytes; False when it must wait for those before it."""
         if self.busy:
             return False
         publishes = type(request) is SendToGroup
-        if self.in_flight and (not publishes or self.in_flight >= MAX_IN_FLIGHT):
+        if self.in_flight and (
+            not publishes
+            or self.in_flight >= MAX_IN_FLIGHT
+            or self.in_flight_bytes + size > MAX_IN_FLIGHT_BYTES
+        ):
             return False
         decision = decide(request, self.permissions, self.window)
         verdict = decision.verdict
@@ -186,17 +193,17 @@ class Connection(WebSocketPeer):
                 ack_id = getattr(request, "ack_id", None)
                 self._send_payload(self.codec.ack(ack_id or 0, decision.error_name, decision.error_message))
             return True
-        self._execute(request, publishes)
+        self._execute(request, size if publishes else 0)
         return True
 
-    def _execute(self, request: Request, publishes: bool) -> None:
+    def _execute(self, request: Request, publish_size: int) -> None:
         ack_id: int | None = getattr(request, "ack_id", None)
         if ack_id is not None:
             self.window.begin(ack_id)
-        done = partial(self._executed, ack_id, publishes)
-        if publishes:
+        done = partial(self._executed, ack_id, publish_size)
+        if isinstance(request, SendToGroup):
             self.in_flight += 1
-            assert isinstance(request, SendToGroup)
+            self.in_flight_bytes += publish_size
             self._executor.publish(self, request, done)
             return
         self.busy = True
@@ -208,20 +215,25 @@ class Connection(WebSocketPeer):
             assert isinstance(request, ClientEvent)
             self._executor.event(self, request, done)
 
-    def _executed(self, ack_id: int | None, published: bool, error: HubwireError | None) -> None:
-        if published:
+    def _executed(self, ack_id: int | None, publish_size: int, error: HubwireError | None) -> None:
+        if publish_size:
             self.in_flight -= 1
+            self.in_flight_bytes -= publish_size
         else:
             self.busy = False
         if self.closing:
             return
-        if ack_id is not None:
-            self.window.end(ack_id, error is None)
-            if error is None:
-                self._send_payload(self.codec.ack(ack_id))
-            else:
-                self._send_payload(self.codec.ack(ack_id, "InternalServerError", "Internal server error"))
-        self._go_on()
+        try:
+            if ack_id is not None:
+                self.window.end(ack_id, error is None)
+                if error is None:
+                    self._send_payload(self.codec.ack(ack_id))
+                else:
+                    self._send_payload(self.codec.ack(ack_id, "InternalServerError", "Internal server error"))
+            self._go_on()
+        except Exception:
+            log.exception("connection_failed", connection_id=self.id, hub=self.hub)
+            self.close(1011, "Internal error.", "ServiceTransientError")
 
     def _go_on(self) -> None:
         """Begin what waited and may begin now."""
@@ -229,7 +241,7 @@ class Connection(WebSocketPeer):
             return  # a request that was executed at once called us from within the loop below
         self._going_on = True
         try:
-            while self.waiting and self._begin(self.waiting[0][0]):
+            while self.waiting and self._begin(*self.waiting[0]):
                 if self.waiting is None:
                     return
                 self.waiting_bytes -= self.waiting.popleft()[1]
@@ -237,7 +249,10 @@ class Connection(WebSocketPeer):
             self._going_on = False
         if self.waiting is not None and not self.waiting:
             self.waiting = None
-        if self.reading_paused and (self.waiting is None or len(self.waiting) <= MAX_WAITING // 4):
+        if self.reading_paused and (
+            self.waiting is None
+            or (len(self.waiting) <= MAX_WAITING // 4 and self.waiting_bytes <= MAX_WAITING_BYTES // 4)
+        ):
             self.reading_paused = False
             self.resume_reading()
 

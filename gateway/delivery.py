@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import structlog
 
@@ -12,7 +13,6 @@ from gateway.hub import LocalHubs
 from gateway.protocol.codec import Codec
 from hubwire.bus.envelopes import Body, unpack_body
 from hubwire.bus.keys import PARTITIONS, split_key
-from hubwire.model.errors import InvalidRequest
 from hubwire.model.filters import Filter, InvalidFilter, compile_filter
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class Delivery:
         self._now = now
         self._epochs = [0] * PARTITIONS
         self._seen: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
-        self.envelopes = 0
+        self.taken = 0
         self.delivered = 0
         self.fenced = 0
         self.repeated = 0
@@ -38,8 +38,16 @@ class Delivery:
         if epoch > self._epochs[partition]:
             self._epochs[partition] = epoch
 
+    def envelopes(self, items: Iterable[Sequence[Any]]) -> None:
+        """What an owner sends in one message. One that is not understood is logged and costs nobody else."""
+        for item in items:
+            try:
+                self.envelope(*item)
+            except Exception as error:  # its text may quote a payload
+                log.error("envelope_refused", error=type(error).__name__)
+
     def envelope(self, partition: int, epoch: int, sender: str, number: int, key: str, body: bytes) -> None:
-        """One envelope from an owner. Nothing in it can raise: what is not understood is logged."""
+        """One envelope from an owner, to the members of its key that are here."""
         if epoch < self._epochs[partition]:
             self.fenced += 1
             return
@@ -54,17 +62,12 @@ class Delivery:
             for old in list(seen)[: MAX_SENDERS_REMEMBERED // 2]:
                 del seen[old]
         seen[sender] = number
-        self.envelopes += 1
+        self.taken += 1
         members = self._hubs.members(key)
         if not members:
             return
         kind, _, name = split_key(key)
-        try:
-            content = unpack_body(body, name if kind == "g" else None)
-        except InvalidRequest as error:
-            log.error("envelope_refused", error=str(error))
-            return
-        self.to(members, content)
+        self.to(members, unpack_body(body, name if kind == "g" else None))
 
     def to(self, members: Iterable[Connection], content: Body) -> int:
         """Send to these connections, except those that the body spares. Returns how many got it."""
@@ -76,7 +79,10 @@ class Delivery:
             except InvalidFilter as error:
                 log.error("envelope_filter_refused", error=str(error))
                 return 0
-        deadline = self._now() + ttl_seconds if ttl_seconds else 0.0
+        deadline = 0.0
+        if ttl_seconds:
+            deadline = self._now() + ttl_seconds
+            members = tuple(members)  # one that is too slow is closed, and leaves the table, on the way
         frames: dict[Codec, bytes] = {}
         count = 0
         for connection in members:

@@ -36,6 +36,7 @@ async def let_go(service: GatewayService, drain_seconds: float) -> None:
         due = begun + spread * (number + 1) / len(connections)
         if number % 100 == 99 or due - loop.time() > 0.02:
             await asyncio.sleep(max(0.0, due - loop.time()))
+    await asyncio.sleep(0)  # what was said is written at the end of the turn, also without time to wait
     while loop.time() < end and not all(c.finished for c in connections):  # noqa: ASYNC110 (at the stop only)
         await asyncio.sleep(0.02)
     for connection in connections:

@@ -14,11 +14,13 @@ from typing import cast
 import structlog
 
 from gateway.handshake import Refusal, is_client_path
-from gateway.http_head import MAX_HEAD_BYTES, BadHead, Head, parse_head
+from gateway.http_head import MAX_HEAD_BYTES, BadHead, Head, parse_head, path_of
+from gateway.linger import say_last
 
 log = structlog.get_logger(__name__)
 
 HEAD_SECONDS = 10.0
+"""How long a client may take to send its head. What the decision takes is bounded by who decides."""
 MAX_EARLY_BYTES = 64 * 1024
 """What a client may send behind its head before it is answered; more is not read until then."""
 
@@ -77,11 +79,12 @@ class Front(asyncio.Protocol):
         if not is_client_path(head.path):
             self._refuse(Refusal(404, "Only client endpoints are served here: /client/hubs/HUB."))
             return
+        self._stop_timer()
         self._task = asyncio.create_task(self._answer(head))
 
     def _is_ours(self, line_end: int) -> bool:
         parts = bytes(self._buffer[:line_end]).split(b" ")
-        return len(parts) > 1 and is_client_path(parts[1].partition(b"?")[0].decode("latin-1"))
+        return len(parts) > 1 and is_client_path(path_of(parts[1].decode("latin-1")))
 
     async def _answer(self, head: Head) -> None:
         try:
@@ -92,6 +95,7 @@ class Front(asyncio.Protocol):
         if refusal is not None:
             self._refuse(refusal)
         self._leave()
+        self._task = None
 
     def take_socket(self) -> tuple[asyncio.Transport, bytes]:
         """Give up the socket, and what came behind the head, to who takes it over."""
@@ -127,8 +131,7 @@ class Front(asyncio.Protocol):
             "Connection: close",
             *(f"{name}: {value}" for name, value in refusal.headers),
         ]
-        self.transport.write("\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body)
-        self.transport.close()
+        say_last(self.transport, "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body)
 
     def _too_late(self) -> None:
         # Neither a slow writer nor an idle socket may keep a place for long.
@@ -136,6 +139,9 @@ class Front(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._owner.discard(self)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -146,3 +152,5 @@ class Front(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self._leave()
+        if self._task is not None:
+            self._task.cancel()  # nobody waits for the decision any more

@@ -60,7 +60,7 @@ def check_endpoint(head: Head) -> Refusal | tuple[str, dict[str, str], str]:
     path = head.path
     query = _query(head.query)
     if path in ("/client", "/client/", "/client/hubs", "/client/hubs/"):
-        raw_hub = query.get("hub", "")
+        raw_hub = query.get("hub", "") if query is not None else ""
     elif path.startswith("/client/hubs/") and "/" not in path[len("/client/hubs/") :].rstrip("/"):
         raw_hub = unquote(path[len("/client/hubs/") :].rstrip("/"))
     else:
@@ -69,6 +69,8 @@ def check_endpoint(head: Head) -> Refusal | tuple[str, dict[str, str], str]:
     problem = _upgrade_problem(head, key)
     if problem:
         return Refusal(400, problem, (("Sec-WebSocket-Version", "13"),))
+    if query is None:
+        return Refusal(400, f"The query has more than {MAX_QUERY_FIELDS} parameters.")
     try:
         hub = normalize_hub(raw_hub)
     except InvalidRequest as error:
@@ -140,12 +142,12 @@ def _upgrade_problem(head: Head, key: str) -> str:
     return "The header Sec-WebSocket-Key must be 16 bytes in base64."
 
 
-def _query(text: str) -> dict[str, str]:
-    """By lower-case name (1.1); of a repeated parameter the last one wins (6.3)."""
+def _query(text: str) -> dict[str, str] | None:
+    """By lower-case name (1.1); of a repeated parameter the last one wins (6.3). None for too many."""
     try:
         fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
-        return {}
+        return None
     return {name.lower(): value for name, value in fields}
 
 

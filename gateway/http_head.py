@@ -33,8 +33,24 @@ class Head(NamedTuple):
         return self.target.partition("?")[2]
 
     def tokens(self, name: str) -> list[str]:
-        """A header that is a list, such as Connection."""
-        return [part.strip() for part in self.headers.get(name, "").split(",") if part.strip()]
+        """A header that is a list of tokens, such as Connection. What is no token (RFC 9110, 5.6.2) is
+        left out, so that it can never stand in a header of ours."""
+        parts = (part.strip(" \t") for part in self.headers.get(name, "").split(","))
+        return [part for part in parts if _TOKEN.fullmatch(part)]
+
+
+def _origin_form(target: str) -> str:
+    """Without scheme and authority, which the absolute form has (RFC 9112, 3.2.2: from a proxy)."""
+    if not target.startswith(("http://", "https://")):
+        return target
+    rest = target[target.index("://") + 3 :]
+    at = min((rest.index(mark) for mark in "/?" if mark in rest), default=len(rest))
+    return rest[at:] if rest[at : at + 1] == "/" else "/" + rest[at:]
+
+
+def path_of(target: str) -> str:
+    """The path of a request target."""
+    return _origin_form(target).partition("?")[0]
 
 
 def parse_head(data: bytes) -> Head:
@@ -46,9 +62,7 @@ def parse_head(data: bytes) -> Head:
     method, target, version = parts
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise BadHead("Only HTTP/1.1 is served here.")
-    if target.startswith(("http://", "https://")):  # the absolute form, from a proxy
-        slash = target.find("/", target.index("://") + 3)
-        target = target[slash:] if slash >= 0 else "/"
+    target = _origin_form(target)
     if not target.startswith("/"):
         raise BadHead("The request target is not a path.")
     headers: dict[str, str] = {}

@@ -26,7 +26,7 @@ from gateway.keepalive import KeepAlive
 from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
 from gateway.settings import GatewayLimits
-from gateway.transport import Clock, Flusher, WebSocketPeer
+from gateway.transport import Flusher, WebSocketPeer
 from gateway.upgrade import hand_over
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
@@ -53,6 +53,7 @@ from hubwire.model.tokens import AudiencePolicy
 log = structlog.get_logger(__name__)
 
 MAX_COMMANDS = 1000
+RETRY_SOON = (("Retry-After", "1"),)
 
 
 class GatewayService:
@@ -77,17 +78,15 @@ class GatewayService:
         self._settings = settings
         self._limits = limits
         self._audiences = AudiencePolicy.of(public_endpoints)
-        self._clock = Clock(loop.time())
         self._flusher = Flusher(loop)
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
         self.delivery = Delivery(self.hubs, loop.time)
-        self.keepalive = KeepAlive(
-            self._clock, lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds
-        )
+        self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
+        settings.add_listener(self.keepalive.settings_changed)
         self._commands = Commands(self.hubs, self.delivery, self.join, self.leave)
         self._command_tasks: set[asyncio.Task[None]] = set()
-        self._admitting = 0
+        self.listening = asyncio.Event()
         self.draining = False
         self.opened = 0
         self.closed: Counter[str] = Counter()
@@ -108,7 +107,7 @@ class GatewayService:
         try:
             keys = self._settings.keys
         except Unavailable as error:
-            return Refusal(503, str(error), (("Retry-After", "1"),))
+            return Refusal(503, str(error), RETRY_SOON)
         verdict = check(
             head,
             settings_of=self._settings.hub,
@@ -119,20 +118,16 @@ class GatewayService:
         if isinstance(verdict, Refusal):
             return verdict
         if self.draining:
-            return Refusal(503, "This gateway is being stopped.", (("Retry-After", "1"),))
+            return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
         if isinstance(verdict, RefusedRecovery):
             transport, rest = front.take_socket()
-            if not front.lost:
-                peer = _Unrecoverable(self._flusher, self._clock, self._limits.outbox_bytes)
+            if not transport.is_closing():
+                peer = _Unrecoverable(self._flusher, self._limits.outbox_bytes)
                 hand_over(transport, peer, verdict.key, verdict.subprotocol, rest)
             return None
-        if len(self.hubs) + self._admitting >= self._limits.max_connections:
+        if len(self.hubs) >= self._limits.max_connections:
             return Refusal(429, "Too many connections.", (("Retry-After", "5"),))
-        self._admitting += 1
-        try:
-            return await self._register(front, verdict)
-        finally:
-            self._admitting -= 1
+        return await self._register(front, verdict)
 
     async def _register(self, front: Front, admission: Admission) -> Refusal | None:
         """Steps 9 to 12 of 1.4: membership is confirmed by the owners before the 101, so what is
@@ -148,7 +143,6 @@ class GatewayService:
             admission.mode,
             executor=self,
             flusher=self._flusher,
-            clock=self._clock,
             outbox_limit=self._limits.outbox_bytes,
         )
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -161,30 +155,32 @@ class GatewayService:
             else:
                 confirmed.set_exception(error)
 
+        handed_over = False
         try:
             for key in self.hubs.add(connection):
                 self.registrar.join(key)
             self.registrar.when_all_confirmed(self.hubs.keys_of(connection), answered)
             async with asyncio.timeout(self._limits.register_seconds):
                 await confirmed
+            if connection.over:  # closed meanwhile, by REST or because we stop
+                return Refusal(503, "The connection was closed before it was opened.", RETRY_SOON)
+            transport, rest = front.take_socket()
+            if not transport.is_closing():
+                hand_over(transport, connection, admission.key, admission.subprotocol, rest)
+                handed_over = True
         except (Unavailable, TimeoutError) as error:
-            log.warning("connection_not_registered", hub=admission.hub, error=str(error))
-            connection.abort()
-            return Refusal(503, "The cluster does not answer; try again.", (("Retry-After", "1"),))
-        except BaseException:
-            connection.abort()
-            raise
-        transport, rest = front.take_socket()
-        if front.lost or transport.is_closing():
-            connection.abort()
-            return None
-        self.opened += 1
-        hand_over(transport, connection, admission.key, admission.subprotocol, rest)
+            log.warning("connection_not_registered", hub=admission.hub, error=repr(error))
+            return Refusal(503, "The cluster does not answer; try again.", RETRY_SOON)
+        finally:
+            # Whatever went wrong, and when the client has gone or this task is cancelled: no ghost stays.
+            if not handed_over:
+                connection.abort()
         return None
 
     # -- what connections ask (gateway.connection.Executor) -----------------------------------------
 
     def registered(self, connection: Connection) -> None:
+        self.opened += 1
         self.keepalive.add(connection)
 
     def publish(self, connection: Connection, request: SendToGroup, done: Executed) -> None:
@@ -238,7 +234,8 @@ class GatewayService:
         done(NotFound(f"No event handler matches the event '{request.event}'."))
 
     def ended(self, connection: Connection, category: str) -> None:
-        self.closed[category] += 1
+        if connection.open:
+            self.closed[category] += 1
         self.keepalive.discard(connection)
         for key in self.hubs.remove(connection):
             self.registrar.leave(key)
@@ -254,15 +251,13 @@ class GatewayService:
         try:
             kind, *rest = unpack(data)[1:]
             if kind == DELIVER:
-                envelope = self.delivery.envelope
-                for item in rest[1]:
-                    envelope(*item)
+                self.delivery.envelopes(rest[1])
             elif kind == ASK:
                 self.registrar.asked(rest[1])
             elif kind == COMMAND:
                 self._command(reply, rest[0], rest[1])
-        except (InvalidRequest, ValueError, TypeError, IndexError) as error:
-            log.warning("bus_message_refused", error=repr(error))
+        except (InvalidRequest, ValueError, TypeError, IndexError, KeyError) as error:
+            log.warning("bus_message_refused", error=type(error).__name__)  # its text may quote a payload
 
     def _command(self, reply: str, operation: str, arguments: list[Any]) -> None:
         if len(self._command_tasks) >= MAX_COMMANDS:
@@ -295,6 +290,7 @@ class GatewayService:
         """Listen on the bus until cancelled."""
         unsubscribe = await self._bus.subscribe(gateway_subject(self.name), self._arrived)
         self.registrar.announce_all()
+        self.listening.set()
         try:
             await asyncio.get_running_loop().create_future()
         finally:

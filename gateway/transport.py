@@ -5,7 +5,7 @@ and written straight to the socket, all that one turn of the event loop has for 
 write. What the kernel does not take waits in the connection's outbox, up to a bound in bytes; past the
 bound the connection is closed and nobody else notices.
 
-Uses picows' `WSProtocol` constructor, which is not public API; that is in gateway.upgrade alone.
+The socket itself, and everything of picows that is not public API, is in gateway.upgrade alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any
 
 import structlog
-from picows import WSListener, WSTransport
+from picows import WSListener
 
 from gateway.frames import CLOSE, PONG, close_frame, frame
 from hubwire.model.limits import MAX_MESSAGE_BYTES
@@ -28,23 +28,20 @@ CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
 CLOSE_SECONDS = 5.0
 """How long a peer has to answer our close frame before the connection is cut."""
 WRITE_CHUNK = 64 * 1024
-
-
-class Clock:
-    """A monotonic time that the keep-alive sweep sets once a second: reading it costs an attribute."""
-
-    __slots__ = ("now",)
-
-    def __init__(self, now: float) -> None:
-        self.now = now
+READ_BYTES = 64 * 1024
+LARGE_FRAME_BYTES = 32 * 1024
+"""A frame above it leaves a read buffer behind that is not worth keeping."""
+_ILLEGAL_CLOSE_CODES = (0, 1005, 1006, 1015)  # RFC 6455, 7.4; more of them are refused by picows
 
 
 class Flusher:
-    """The connections that have something to send in this turn of the event loop."""
+    """What all connections of one event loop share: the list of those that have something to send in
+    this turn, and the buffer that their sockets are read into, one at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._dirty: list[WebSocketPeer] = []
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
 
     def add(self, peer: WebSocketPeer) -> None:
         if not self._dirty:
@@ -54,7 +51,11 @@ class Flusher:
     def flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for peer in dirty:
-            peer.flush()
+            try:
+                peer.flush()
+            except Exception:  # one broken socket must not silence those behind it in the list
+                log.exception("flush_failed")
+                peer.cut("ServiceTransientError")
 
 
 class _Outbox:
@@ -68,10 +69,10 @@ class _Outbox:
 
 
 class WebSocketPeer(WSListener):
-    """One accepted WebSocket. Subclasses get `opened`, `received`, `ended`; each of the last exactly once."""
+    """One accepted WebSocket. Subclasses get `opened`, `received`, `ended`; the last exactly once."""
 
     __slots__ = (
-        "_clock",
+        "_closer",
         "_fd",
         "_flusher",
         "_fragment_opcode",
@@ -82,26 +83,27 @@ class WebSocketPeer(WSListener):
         "_turn",
         "closing",
         "finished",
-        "last_heard",
         "over",
         "ping_slot",
+        "silent",
     )
 
-    def __init__(self, flusher: Flusher, clock: Clock, outbox_limit: int) -> None:
+    def __init__(self, flusher: Flusher, outbox_limit: int) -> None:
         self._flusher = flusher
-        self._clock = clock
         self._outbox_limit = outbox_limit
-        self._transport: WSTransport | None = None
+        self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._turn: list[bytes] | None = None
         self._outbox: _Outbox | None = None
         self._fragments: bytearray | None = None
         self._fragment_opcode = 0
+        self._closer: asyncio.TimerHandle | None = None
         self.closing = False
         self.finished = False
-        self.last_heard = clock.now
         self.over = False
-        self.ping_slot = 0  # the keep-alive's
+        # The keep-alive's: pings since anything was heard, and the slot of its wheel.
+        self.silent = 0
+        self.ping_slot = 0
 
     # -- for subclasses ----------------------------------------------------------------------------
 
@@ -120,9 +122,19 @@ class WebSocketPeer(WSListener):
     def queued_bytes(self) -> int:
         return self._outbox.bytes if self._outbox is not None else 0
 
+    @property
+    def flusher(self) -> Flusher:
+        return self._flusher
+
+    @property
+    def open(self) -> bool:
+        """Whether it has a socket: handed over, and not lost yet."""
+        return self._transport is not None
+
     def send(self, data: bytes) -> None:
-        """Queue a whole frame for the end of this turn. Ignored once the connection closes."""
-        if self.closing:
+        """Queue a whole frame for the end of this turn. Ignored before the 101, when nobody can know of
+        the connection yet, and once it closes."""
+        if self.closing or self._transport is None:
             return
         turn = self._turn
         if turn is None:
@@ -156,8 +168,8 @@ class WebSocketPeer(WSListener):
 
     def _write(self, data: bytes) -> None:
         """To the kernel directly while nothing waits; what it does not take makes the outbox begin."""
-        transport: Any = self._transport.underlying_transport  # type: ignore[union-attr]
-        if transport.is_closing():
+        transport = self._transport
+        if transport is None or transport.is_closing():
             return
         if transport.get_write_buffer_size() == 0:
             try:
@@ -187,7 +199,7 @@ class WebSocketPeer(WSListener):
             return
         outbox.frames.append((data, deadline))
         outbox.bytes += len(data)
-        if outbox.bytes > self._outbox_limit:
+        if outbox.bytes > self._outbox_limit and not self.closing:
             self.too_slow()
 
     def resume_writing(self) -> None:
@@ -207,11 +219,8 @@ class WebSocketPeer(WSListener):
                 self._outbox = None
             if chunk:
                 self._write(b"".join(chunk))
-                if self._transport.underlying_transport.get_write_buffer_size():
+                if self._transport.get_write_buffer_size():
                     return  # resume_writing comes again
-
-    def pause_writing(self) -> None:
-        """Nothing to do: `_write` sees by itself that the kernel did not take everything."""
 
     def too_slow(self) -> None:
         """The outbox is over its bound (client-protocols.md 8.2): 1008 if it still gets through, then cut."""
@@ -221,12 +230,12 @@ class WebSocketPeer(WSListener):
         self.close(1008, "The client does not read fast enough.", "SlowClient", seconds=1.0)
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self.finished:
-            self._transport.underlying_transport.pause_reading()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self.finished:
-            self._transport.underlying_transport.resume_reading()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # -- closing -----------------------------------------------------------------------------------
 
@@ -252,15 +261,20 @@ class WebSocketPeer(WSListener):
         self.send(close_frame(code, reason))
         self.closing = True
         self._end(category)
-        asyncio.get_running_loop().call_later(seconds, self.abort)
+        self.resume_reading()  # for the peer's close frame; all else is ignored from now on
+        self._close_within(seconds)
+
+    def _close_within(self, seconds: float) -> None:
+        if self._closer is None:
+            self._closer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def abort(self) -> None:
         """Cut the connection without a close frame. Idempotent."""
         self.closing = True
         self._turn = None
         self._outbox = None
-        if self._transport is not None and not self.finished:
-            self._transport.underlying_transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
         self._end("Normal")
 
     def cut(self, category: str) -> None:
@@ -273,23 +287,48 @@ class WebSocketPeer(WSListener):
             self.over = True
             self.ended(category)
 
-    # -- picows ------------------------------------------------------------------------------------
+    # -- what the wire brings (gateway.upgrade) ------------------------------------------------------
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
+    def connected(self, transport: asyncio.Transport) -> None:
+        """The 101 is written; frames may follow it."""
         self._transport = transport
-        self._fd = transport.underlying_transport.get_extra_info("socket").fileno()
+        self._fd = transport.get_extra_info("socket").fileno()
         self.opened()
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
+    def lost(self) -> None:
+        """The socket is gone."""
         self.finished = True
         self.closing = True
         self._turn = None
         self._outbox = None
         self._fragments = None
+        if self._closer is not None:
+            self._closer.cancel()
+            self._closer = None
         self._end("Normal")
         self._transport = None
 
-    def on_ws_frame(self, transport: WSTransport, ws_frame: Any) -> None:
+    def violated(self, code: int, reason: str) -> None:
+        """The bytes are no frame that RFC 6455 allows, or a too large one; what comes after is not
+        looked at. A frame before it in the same reading is received yet, before this turn ends."""
+        asyncio.get_running_loop().call_soon(self._fail, code, reason)
+
+    def _fail(self, code: int, reason: str) -> None:
+        if not self.closing:
+            self._outbox = None  # whole frames: it must get the close frame now
+            self.close(code, reason, "BadRequest")
+        self.flush()
+        transport = self._transport
+        if transport is not None and self._outbox is None and not transport.is_closing():
+            # Its close frame cannot be read any more, so the end of our data tells it that we are done.
+            # Closing at once, with bytes of it unread, would reset the connection and lose our frame.
+            transport.write_eof()
+
+    def on_ws_frame(self, transport: Any, ws_frame: Any) -> None:
+        wire = transport.underlying_transport
+        wire.tail = ws_frame.tail_size
+        if ws_frame.payload_size > LARGE_FRAME_BYTES:
+            wire.large = True
         try:
             self._on_frame(ws_frame)
         except Exception:
@@ -297,7 +336,6 @@ class WebSocketPeer(WSListener):
             self.close(1011, "Internal error.", "ServiceTransientError")
 
     def _on_frame(self, ws_frame: Any) -> None:
-        self.last_heard = self._clock.now
         opcode = ws_frame.msg_type
         if self.closing and opcode != OP_CLOSE:
             return
@@ -333,16 +371,17 @@ class WebSocketPeer(WSListener):
 
     def _peer_closes(self, ws_frame: Any) -> None:
         """Answer with the same code and reason (1.12), then hang up."""
-        already = self.closing
         payload = ws_frame.get_payload_as_bytes()
-        if not already:
-            if self._outbox is not None:
-                self._outbox = None  # it does not want them any more
-            self.send(frame(CLOSE, payload))
-            self.flush()
-            self.closing = True
-        else:
-            self.flush()
+        if not self.closing:
+            self._outbox = None  # it does not want what waits any more
+            code = int.from_bytes(payload[:2], "big")
+            if payload and (code in _ILLEGAL_CLOSE_CODES or code >= 5000):
+                self.send(close_frame(1002, f"{code} is not a code that a close frame may have."))
+            else:
+                self.send(frame(CLOSE, payload))
+        self.flush()
+        self.closing = True
         self._end("Normal")
         if self._transport is not None:
-            self._transport.underlying_transport.close()
+            self._transport.close()
+            self._close_within(CLOSE_SECONDS)  # it may never read what the kernel did not take yet
