@@ -66,7 +66,7 @@ def parse_hub_settings(properties: object) -> HubSettings:
     Raises InvalidHubSettings with every fault that can be found in one go.
     """
     plain = _without_nulls(properties)
-    faults = list(_faults(plain))
+    faults = list(hub_faults(plain))
     if faults:
         raise InvalidHubSettings(faults)
     try:
@@ -76,7 +76,8 @@ def parse_hub_settings(properties: object) -> HubSettings:
         raise InvalidHubSettings([HubFault(_parse_place(path.rstrip("`")), text + ".")]) from error
 
 
-def _faults(properties: object) -> Iterator[HubFault]:
+def hub_faults(properties: object) -> Iterator[HubFault]:
+    """What is wrong beyond the types; `properties` has no nulls and may be of any type."""
     if not isinstance(properties, dict):
         yield HubFault((), "An object with the settings of the hub is needed.")
         return

@@ -1,0 +1,214 @@
+"""A YAML file held against a type, without losing track of the lines.
+
+The parsed values alone know nothing of lines, and the first error of a converter hides the others. So the
+file's own tree is walked along the type: every fault is found, each with the way to its place.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import msgspec
+import yaml
+
+from hubwire.model.hub_rules import place_text
+from hubwire.runtime.parsers import did_you_mean
+
+Place = tuple[str | int, ...]
+
+
+class Fault(NamedTuple):
+    """What is wrong and what to do, at which place of the file."""
+
+    place: Place
+    text: str
+
+
+class Tree:
+    """A parsed file. Raises yaml.YAMLError when it is not YAML."""
+
+    def __init__(self, text: str) -> None:
+        self._loader = yaml.SafeLoader(text)
+        self.root: yaml.Node | None = self._loader.get_single_node()
+        self._lines: dict[Place, int] = {(): self._line(self.root)}
+
+    @staticmethod
+    def _line(node: yaml.Node | None) -> int:
+        return node.start_mark.line + 1 if node is not None else 1
+
+    def line_of(self, place: Place) -> int:
+        """The line of a place; of the nearest place around it when it is not in the file."""
+        while place not in self._lines:
+            place = place[:-1]
+        return self._lines[place]
+
+    def note(self, place: Place, node: yaml.Node) -> None:
+        self._lines[place] = self._line(node)
+
+    def entries(self, node: yaml.MappingNode) -> list[tuple[str, yaml.Node, yaml.Node]]:
+        """Key, key node and value node, merges (`<<`) resolved. Keys are taken as they are written."""
+        self._loader.flatten_mapping(node)
+        return [(str(key.value), key, value) for key, value in node.value]
+
+    def value(self, node: yaml.Node) -> Any:
+        return self._loader.construct_object(node, deep=True)
+
+
+def check(tree: Tree, type_: type[msgspec.Struct]) -> tuple[dict[str, Any], list[Fault]]:
+    """The plain values that `msgspec.convert` takes, and all faults. Null counts as absent.
+
+    What is at fault is left out of the values, so rules can be tried on the rest.
+    """
+    walk = _Walk(tree)
+    if tree.root is None or _is_null(tree.root):
+        return {}, []
+    plain = walk.value(tree.root, type_, ())
+    return (plain if isinstance(plain, dict) else {}), walk.faults
+
+
+_BAD = object()
+
+
+class _Walk:
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.faults: list[Fault] = []
+
+    def _fault(self, place: Place, text: str) -> object:
+        self.faults.append(Fault(place, text))
+        return _BAD
+
+    def value(self, node: yaml.Node, annotation: Any, place: Place) -> Any:
+        bare = _without_none(annotation)
+        origin = get_origin(bare)
+        if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+            if not isinstance(node, yaml.MappingNode):
+                names = ", ".join(f.encode_name for f in msgspec.structs.fields(bare))
+                return self._fault(place, f"{_name(place)} must be a table with some of: {names}.")
+            return self._struct(node, bare, place)
+        if origin in (tuple, list):
+            if not isinstance(node, yaml.SequenceNode):
+                return self._fault(place, f"{_name(place)} must be a list: write it in [ ].")
+            return self._list(node, get_args(bare)[0], place)
+        if origin is dict:
+            if not isinstance(node, yaml.MappingNode):
+                return self._fault(place, f"{_name(place)} must be a table from names to values.")
+            return self._table(node, get_args(bare)[1], place)
+        return self._leaf(node, bare, place)
+
+    def _struct(self, node: yaml.MappingNode, type_: type[msgspec.Struct], place: Place) -> dict[str, Any]:
+        fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+        found: dict[str, Any] = {}
+        entries = self._entries(node, place)
+        for name, inner, inside in entries:
+            field = fields.get(name)
+            if field is None:
+                hint = did_you_mean(name, fields) or f": known are {', '.join(fields)}."
+                self._fault(inside, f"{_name(inside)} is not a setting{hint}")
+                continue
+            value = self.value(inner, field.type, inside)
+            if value is not _BAD:
+                found[name] = value
+        given = {name for name, _, _ in entries}
+        for name, field in fields.items():
+            if field.required and name not in given:
+                self._fault(place, f"{_name((*place, name))} is missing: it must be {_wanted(field.type)}.")
+        return found
+
+    def _table(self, node: yaml.MappingNode, annotation: Any, place: Place) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        tables = isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+        for name, inner, inside in self._entries(node, place, keep_nulls=tables):
+            # `chat:` with nothing behind it is a hub with the default settings.
+            value = {} if _is_null(inner) else self.value(inner, annotation, inside)
+            if value is not _BAD:
+                found[name] = value
+        return found
+
+    def _list(self, node: yaml.SequenceNode, annotation: Any, place: Place) -> list[Any]:
+        found = []
+        for index, inner in enumerate(node.value):
+            inside = (*place, index)
+            self._tree.note(inside, inner)
+            value = self.value(inner, annotation, inside)
+            if value is not _BAD:
+                found.append(value)
+        return found
+
+    def _entries(
+        self, node: yaml.MappingNode, place: Place, *, keep_nulls: bool = False
+    ) -> list[tuple[str, yaml.Node, Place]]:
+        entries = []
+        names: set[str] = set()
+        for name, key, inner in self._tree.entries(node):
+            inside = (*place, name)
+            if name in names:
+                text = f"{_name(inside)} stands here for the second time: remove one of the two."
+                self._tree.note((*inside, ""), key)
+                self._fault((*inside, ""), text)
+                continue
+            names.add(name)
+            self._tree.note(inside, key)
+            if keep_nulls or not _is_null(inner):
+                entries.append((name, inner, inside))
+        return entries
+
+    def _leaf(self, node: yaml.Node, annotation: Any, place: Place) -> Any:
+        value = self._tree.value(node)
+        try:
+            return msgspec.convert(value, annotation)
+        except msgspec.ValidationError:
+            shown = "" if _is_secret(place) else f" is {value!r}:"
+            it = "" if _is_secret(place) else " it"
+            hint = " Put it in quotes." if annotation is str and not isinstance(value, (dict, list)) else ""
+            text = f"{_name(place)}{shown}{it} must be {_wanted(annotation)}.{hint}"
+            return self._fault(place, text)
+
+
+def _name(place: Place) -> str:
+    return place_text(place) if place else "The file"
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _is_secret(place: Place) -> bool:
+    return "accessKeys" in place or "adminToken" in place
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [each for each in get_args(annotation) if each is not types.NoneType]
+        if len(others) == 1:
+            return others[0]
+    return annotation
+
+
+def _wanted(annotation: Any) -> str:
+    """A type in words, as an operator would say it."""
+    annotation = _without_none(annotation)
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) is Annotated:
+        bare, *metas = get_args(annotation)
+        return _wanted(bare) + "".join(_bounds(meta) for meta in metas if isinstance(meta, msgspec.Meta))
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return words.get(annotation, "a value of another kind")
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    parts = [
+        f"{word} {bound}"
+        for word, bound in (
+            ("from", meta.ge),
+            ("above", meta.gt),
+            ("to", meta.le),
+            ("below", meta.lt),
+        )
+        if bound is not None
+    ]
+    if meta.min_length is not None:
+        parts.append(f"of {meta.min_length} characters or more")
+    return "".join(f" {part}" for part in parts)
