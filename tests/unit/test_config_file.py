@@ -120,7 +120,7 @@ def test_no_secret_is_shown() -> None:
             "it must be text. Put it in quotes.",
         ),
         (
-            "hubs:\n  c:\n    eventHandlers:\n    - urlTemplate: http://x\n      systemEvents: [connect, x]\n",
+            "hubs:\n  c:\n    eventHandlers:\n    - urlTemplate: http://a\n      systemEvents: [connect,x]\n",
             5,
             "systemEvents[1] is 'x': it must be one of connect, connected, disconnected.",
         ),
