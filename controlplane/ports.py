@@ -99,4 +99,5 @@ class ClusterPort(Protocol):
 class SettingsPort(Protocol):
     """The watched settings. Reads are local and never wait; writes are compare-and-set on the bus and
     return after the write is stored (every process sees it within milliseconds)."""
+
     # Implemented by hubwire.bus.settings.SettingsStore; see there for the methods.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import structlog
 from aiohttp import web
@@ -36,7 +37,13 @@ async def make_runner(
     `gateways` and cleans the runner up."""
     cluster = Cluster(bus, dispatcher, gateways)
     app = create_app(cluster, settings, ControlPlaneConfig(public_endpoints=config.public_endpoints))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
+    # aiohttp's own logger quotes request lines, and those may hold tokens; what our handlers fail at is
+    # logged by the application itself.
+    silent = logging.getLogger("hubwire.http")
+    silent.setLevel(logging.CRITICAL + 1)
+    runner = web.AppRunner(
+        app, access_log=None, logger=silent, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False
+    )
     await runner.setup()
     return runner
 
