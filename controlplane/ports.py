@@ -27,7 +27,7 @@ class GroupMember(NamedTuple):
 
 
 class GrantResult(NamedTuple):
-    """`found` is False when the connection does not exist; `conflict` when a 1001st literal rule was asked."""
+    """`found` is False when there is no such connection; `conflict` when a 1001st literal rule was asked."""
 
     found: bool
     conflict: bool = False
