@@ -33,6 +33,9 @@ DEADLINE_SECONDS = 10.0
 COMMAND_SECONDS = 5.0
 LEASE_PAUSE_SECONDS = 0.1
 MAX_AT_ONCE = 100
+WHO_ANSWER_BYTES = 4096
+"""Counted for a question about members, so that the answers to a batch of them fit into one message: a
+thousand gateways are 10 KB an answer."""
 
 
 class Cluster:
@@ -161,7 +164,7 @@ class Cluster:
         """The gateways that hold a key, and those of which the owner cannot say."""
         partition = partition_of(key)
         answer = await self._dispatcher.ask(
-            partition, [WHO, partition, key], size=len(key) + 16, timeout=self._deadline
+            partition, [WHO, partition, key], size=len(key) + WHO_ANSWER_BYTES, timeout=self._deadline
         )
         members, unsynced = answer
         return members, unsynced

@@ -14,7 +14,7 @@ import structlog
 
 from gateway.membership import Membership
 from hubwire.bus.dispatcher import Dispatcher
-from hubwire.bus.envelopes import JOIN, LEAVE, RESYNC, SNAPSHOT, Entry
+from hubwire.bus.envelopes import JOIN, LEAVE, RESYNC, SNAPSHOT, Entry, split_keys
 from hubwire.bus.keys import partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.model.errors import HubwireError, Unavailable
@@ -139,10 +139,14 @@ class Registrar:
             return
         self._snapshots_queued.add(number)
 
-        def make() -> Entry:
+        def make() -> list[Entry]:
             self._snapshots_queued.discard(number)
-            snapshot = self._membership.snapshot(number)
-            return [SNAPSHOT, number, snapshot.seq, snapshot.digest, snapshot.keys]
+            seq, digest, keys = self._membership.snapshot(number)
+            parts = split_keys(keys)
+            return [
+                [SNAPSHOT, number, seq, digest, part, position, len(parts)]
+                for position, part in enumerate(parts)
+            ]
 
         def answered(answer: Any, error: HubwireError | None) -> None:
             if answer == RESYNC:

@@ -16,7 +16,9 @@ from hubwire.runtime.service import (
     replicas_of,
     run_service,
     tell_ready_after,
+    wait_unless_told,
 )
+from router.ownership import Ownership
 from router.service import RouterService
 
 log = structlog.get_logger(__name__)
@@ -35,27 +37,34 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
     bus = await connect_bus(config, f"router-{name}", stop)
     memory, replicas = config.durability == "memory", replicas_of(config)
     store, owners = open_owners(bus, config)
-    lease = Lease(bus, "router", name, LEASE_SECONDS, memory=memory, replicas=replicas)
+    lease = Lease(bus, "router", name, LEASE_SECONDS, memory=memory, replicas=replicas, strict=True)
     lease.on_lost = lambda: stop.now("the lease was lost")
-    routers = LeaseWatch(bus, "router", default_ttl=LEASE_SECONDS)
-    gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds)
-    service = RouterService(bus, lease, owners, store, routers, gateways, sole_router=config.sole_router)
+    routers = LeaseWatch(bus, "router", default_ttl=LEASE_SECONDS, judges=True)
+    gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds, judges=True)
+    ownership = Ownership(bus, lease, owners, store, routers, gateways, sole_router=config.sole_router)
+    service = RouterService(bus, lease, ownership, gateways)
     try:
-        await lease.acquire(lambda: stop.told)
+        await lease.prepare(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(lease.run(), name="lease"),
                 tasks.create_task(owners.run(), name="owners"),
                 tasks.create_task(routers.run(), name="router leases"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(service.run(), name="router"),
-                tasks.create_task(tell_ready_after(config, service.ready()), name="readiness"),
             ]
             try:
+                # The others give us partitions as soon as they see our lease: everything else stands first.
+                await wait_unless_told(stop, routers.ready(), gateways.ready())
+                await lease.acquire(lambda: stop.told)
+                running += [
+                    tasks.create_task(lease.run(), name="lease"),
+                    tasks.create_task(ownership.run(), name="ownership"),
+                    tasks.create_task(tell_ready_after(config, ownership.ready()), name="readiness"),
+                ]
                 await stop.wait()
                 log.info("router_stopping", router=name, reason=stop.reason)
                 if lease.valid:
-                    await service.hand_over(HAND_OVER_SECONDS)
+                    await ownership.hand_over(HAND_OVER_SECONDS)
             finally:
                 for task in running:
                     task.cancel()

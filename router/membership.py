@@ -4,6 +4,9 @@ DESIGN.md section 4, "Membership". A gateway is *synced* once its snapshot for t
 arrived; until then it counts as a member of everything, so an owner that has just started, or lost its
 memory, is never wrong, only less economical. After the snapshot only numbered transitions arrive; a gap
 in the numbers or a digest that differs makes the gateway unsynced again, and it is asked for a snapshot.
+
+Messages can be repeated, and a repeat can arrive late, by another way through the bus: nothing that is
+older than the highest number heard of a gateway ever makes it synced.
 """
 
 from __future__ import annotations
@@ -13,17 +16,33 @@ from collections.abc import Iterable
 from hubwire.bus.digest import digest_of
 
 _NONE: frozenset[str] = frozenset()
+_NO_KEYS: set[str] = set()
+"""Of every view that is not synced, and there can be a quarter of a million."""
 
 
 class _View:
     """One gateway, as this partition's owner sees it."""
 
-    __slots__ = ("digest", "keys", "seq", "synced")
+    __slots__ = ("digest", "highest", "keys", "parts", "seq", "synced")
 
     def __init__(self) -> None:
         self.synced = False
-        self.seq = 0
+        self.seq = 0  # the transitions up to here are in `keys`
+        self.highest = 0  # the highest number heard, also while not synced
         self.digest = 0
+        self.keys: set[str] = _NO_KEYS  # never changed while not synced
+        self.parts: _Parts | None = None
+
+
+class _Parts:
+    """A snapshot of which more is to come."""
+
+    __slots__ = ("digest", "keys", "next", "seq")
+
+    def __init__(self, seq: int, digest: int) -> None:
+        self.seq = seq
+        self.digest = digest
+        self.next = 0
         self.keys: set[str] = set()
 
 
@@ -52,6 +71,11 @@ class PartitionMembers:
         view = self._views.get(gateway)
         return frozenset(view.keys) if view is not None else _NONE
 
+    @property
+    def gateways(self) -> list[str]:
+        """Every gateway that counts here, synced or not."""
+        return list(self._views)
+
     def gateway_seen(self, gateway: str) -> None:
         """A gateway is alive. One that is new here is unsynced until its snapshot comes."""
         if gateway not in self._views:
@@ -65,25 +89,43 @@ class PartitionMembers:
             self._drop_keys(gateway, view)
         self._unsynced.discard(gateway)
 
-    def snapshot(self, gateway: str, seq: int, digest: int, keys: Iterable[str]) -> bool:
-        """Replace what is known of a gateway. False when the snapshot contradicts itself, or is older
-        than what is known."""
+    def snapshot(
+        self, gateway: str, seq: int, digest: int, keys: Iterable[str], part: int = 0, parts: int = 1
+    ) -> bool:
+        """Replace what is known of a gateway, once the last part is here. False: send a new snapshot;
+        this one contradicts itself, lacks a part, or is older than what was heard since."""
         self.gateway_seen(gateway)
         view = self._views[gateway]
-        if view.synced and seq < view.seq:
-            return True  # a repeat from before later transitions; those stand
-        wanted = set(keys)
+        if seq < view.highest:
+            return view.synced and seq <= view.seq  # a repeat from before later transitions; those stand
+        view.highest = seq
+        if part == 0:
+            view.parts = _Parts(seq, digest)
+        gathered = view.parts
+        if gathered is None or (gathered.seq, gathered.digest, gathered.next) != (seq, digest, part):
+            view.parts = None
+            return False
+        gathered.keys.update(keys)
+        gathered.next += 1
+        if gathered.next < parts:
+            return True
+        view.parts = None
+        return self._replace(gateway, view, gathered)
+
+    def _replace(self, gateway: str, view: _View, new: _Parts) -> bool:
+        if view.synced and (view.seq, view.digest) == (new.seq, new.digest):
+            return True
         computed = 0
-        for key in wanted:
+        for key in new.keys:
             computed ^= digest_of(key)
-        if computed != digest:
+        if computed != new.digest:
             return False
         self._drop_keys(gateway, view)
-        for key in wanted:
+        for key in new.keys:
             self._by_key.setdefault(key, set()).add(gateway)
-        view.keys = wanted
-        view.seq = seq
-        view.digest = digest
+        view.keys = new.keys
+        view.seq = new.seq
+        view.digest = new.digest
         view.synced = True
         self._unsynced.discard(gateway)
         return True
@@ -93,6 +135,7 @@ class PartitionMembers:
         so it gets everything and the change is safe to confirm)."""
         self.gateway_seen(gateway)
         view = self._views[gateway]
+        view.highest = max(view.highest, seq)
         if not view.synced:
             return False
         if seq <= view.seq:
@@ -122,7 +165,7 @@ class PartitionMembers:
     def _drop_keys(self, gateway: str, view: _View) -> None:
         for key in view.keys:
             self._remove(gateway, key)
-        view.keys = set()
+        view.keys = _NO_KEYS
 
     def _remove(self, gateway: str, key: str) -> None:
         holders = self._by_key.get(key)

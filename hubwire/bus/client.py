@@ -5,8 +5,9 @@ wake-ups a message. On the paths that carry every client message we skip both: `
 plain function from the read loop, and `publish` appends to the connection's buffer and writes it once
 at the end of the turn of the event loop. JetStream and everything rare go through nats-py unchanged.
 
-This uses `Client._process_msg`, `_pending`, `_pending_data_size` and `_transport`, which are not public
-API: the version is pinned and tests/integration/test_bus_client.py checks the contract.
+This uses and overrides parts of nats-py that are not public API (`_process_msg`, `_process_err`, `_pending`,
+`_transport`, the reconnection): the version is pinned and tests/integration/test_bus_client.py checks the
+contract.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from itertools import count
 from secrets import token_hex
 from typing import Any
 
+import nats.errors
 import structlog
 from nats.aio.client import Client as NatsClient
 from nats.js import JetStreamContext
 
-from hubwire.model.errors import Unavailable
+from hubwire.model.errors import LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +42,8 @@ MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 
 
 class _DirectClient(NatsClient):
-    """nats-py's client, whose messages for some subscriptions go straight to a function."""
+    """nats-py's client, whose messages for some subscriptions go straight to a function, and which never
+    gives up: nothing but our own `close` ends it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,19 +52,56 @@ class _DirectClient(NatsClient):
         self.reply_sid = -1
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        if sid == self.reply_sid and self.on_reply is not None:
-            # The server answers a request that nobody is subscribed to with status 503 and no body.
-            nobody = bool(headers) and not data and b" 503" in bytes(headers[:16])
-            self.on_reply(subject.decode(), bytes(data), nobody)
-            return
-        handler = self.direct.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
         try:
-            handler(subject.decode(), reply.decode(), bytes(data))
+            if sid == self.reply_sid and self.on_reply is not None:
+                # The server answers a request that nobody is subscribed to with status 503 and no body.
+                nobody = bool(headers) and not data and b" 503" in bytes(headers[:16])
+                self.on_reply(subject.decode(), bytes(data), nobody)
+                return
+            handler = self.direct.get(sid)
+            if handler is not None:
+                handler(subject.decode(), reply.decode(), bytes(data))
+                return
         except Exception:
-            log.exception("bus_handler_failed", subject=subject.decode())
+            # Whatever escapes from here ends nats-py's read loop, and nobody would notice.
+            log.exception("bus_handler_failed", subject=repr(subject))
+            return
+        await super()._process_msg(sid, subject, reply, data, headers)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """An error that the server tells. nats-py closes the client for good after most of them; for us
+        the connection is lost, and we come back, also after new credentials were refused for a while."""
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            log.error("nats_told_an_error", error=err_msg)
+            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+
+    def _cut(self) -> None:
+        """Drop the socket now. `close` would first wait for a server that may not read any more."""
+        writer: Any = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def _attempt_reconnect(self) -> None:
+        self._cut()
+        while not self.is_closed:
+            try:
+                await super()._attempt_reconnect()
+                return
+            except Exception:  # what nats-py does not foresee would leave us disconnected for ever
+                log.exception("nats_reconnect_failed")
+                self._status = NatsClient.RECONNECTING
+                await asyncio.sleep(0.5)
+
+    async def _connect_to_server(self, s: Any) -> None:
+        # After a failed attempt the tasks of its socket would go on to read from the next one.
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None and not task.done():
+                task.cancel()
+        self._cut()
+        self._ps.reset()
+        await super()._connect_to_server(s)
 
 
 class _Waiting:
@@ -96,15 +136,13 @@ class BusClient:
 
         async def reconnected() -> None:
             log.info("nats_reconnected", server=self.server)
-            for listener in self._on_reconnect:
-                listener()
+            self._tell(self._on_reconnect)
 
         async def disconnected() -> None:
             if not self._nats.is_closed:
                 log.warning("nats_disconnected")
             self._fail_waiting()
-            for listener in self._on_disconnect:
-                listener()
+            self._tell(self._on_disconnect)
 
         async def failed(error: Exception) -> None:
             log.debug("nats_error", error=repr(error))
@@ -134,18 +172,53 @@ class BusClient:
         url = self._nats.connected_url
         return f"{url.hostname}:{url.port}" if url is not None else ""
 
+    @property
+    def max_payload(self) -> int:
+        """The largest message that the server takes, in bytes."""
+        return int(self._nats.max_payload)
+
     def on_reconnect(self, listener: Callable[[], None]) -> None:
         self._on_reconnect.append(listener)
 
     def on_disconnect(self, listener: Callable[[], None]) -> None:
         self._on_disconnect.append(listener)
 
+    @staticmethod
+    def _tell(listeners: list[Callable[[], None]]) -> None:
+        for listener in listeners:
+            try:
+                listener()
+            except Exception:
+                log.exception("bus_listener_failed")
+
+    async def synchronize(self) -> None:
+        """Wait until the server has processed what was sent before, over any number of reconnections.
+
+        Raises Unavailable when this client is closed.
+        """
+        while not self._nats.is_closed:
+            if not self._nats.is_connected:
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                await self._nats.flush(timeout=1)
+            except nats.errors.Error:
+                continue  # also when the connection was lost meanwhile: its pong never comes
+            if self._nats.is_connected:
+                return
+        raise Unavailable("The connection to NATS is closed.")
+
     async def subscribe(self, subject: str, handler: Handler) -> Callable[[], Any]:
         """Call `handler` for every message on the subject until the returned coroutine function is
-        awaited. An exception of the handler is logged and loses only its own message."""
-        subscription = await self._nats.subscribe(subject, cb=_unused)
+        awaited. Returns when the server has the subscription; it is renewed at every reconnection, before
+        the listeners of `on_reconnect` are told. An exception of the handler is logged and loses only its
+        own message. Raises Unavailable when this client is closed."""
+        try:
+            subscription = await self._nats.subscribe(subject, cb=_unused)
+        except nats.errors.ConnectionClosedError as error:
+            raise Unavailable("The connection to NATS is closed.") from error
         self._nats.direct[subscription._id] = handler
-        await self._nats.flush(timeout=5)
+        await self.synchronize()
 
         async def unsubscribe() -> None:
             self._nats.direct.pop(subscription._id, None)
@@ -154,19 +227,25 @@ class BusClient:
 
         return unsubscribe
 
-    def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+    def publish(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """Hand a message to the connection; it is written at the end of this turn of the loop.
 
         Raises Unavailable, and sends nothing, while NATS is not connected or when it does not take
-        what it is given (MAX_BUFFERED_BYTES wait). Subjects are our own and are not checked.
+        what it is given (MAX_BUFFERED_BYTES wait); LimitExceeded for a message above `max_payload`, for
+        which the server would cut the connection. Subjects are our own and are not checked. `headers` is
+        a whole NATS header block.
         """
         nats = self._nats
         if not nats.is_connected:
             raise Unavailable("NATS is not connected.")
         if nats._pending_data_size > MAX_BUFFERED_BYTES:
             raise Unavailable("NATS does not take messages fast enough.")
-        head = f"PUB {subject} {reply} {len(payload)}\r\n" if reply else f"PUB {subject} {len(payload)}\r\n"
-        command = b"".join((head.encode(), payload, b"\r\n"))
+        size = len(payload) + len(headers)
+        if size > nats._max_payload:
+            raise LimitExceeded("A message on the bus, in bytes,", nats._max_payload, size)
+        to = f"{subject} {reply}" if reply else subject
+        head = f"HPUB {to} {len(headers)} {size}\r\n" if headers else f"PUB {to} {size}\r\n"
+        command = b"".join((head.encode(), headers, payload, b"\r\n"))
         nats._pending.append(command)
         nats._pending_data_size += len(command)
         if not self._flush_scheduled:
@@ -189,17 +268,19 @@ class BusClient:
             pending, nats._pending, nats._pending_data_size = nats._pending, [], 0
             writer.write(b"".join(pending) if len(pending) > 1 else pending[0])
 
-    def request(self, subject: str, payload: bytes, handler: ReplyHandler, timeout: float) -> None:
+    def request(
+        self, subject: str, payload: bytes, handler: ReplyHandler, timeout: float, headers: bytes = b""
+    ) -> None:
         """Send, and call `handler` exactly once: with the answer, or with None and the reason.
 
         Raises Unavailable like `publish`; the handler is not called then.
         """
         token = f"{self._inbox}.{next(self._ids)}"
-        self.publish(subject, payload, token)
+        self.publish(subject, payload, token, headers)
         timer = self._loop.call_later(timeout, self._expire, token)
         self._waiting[token] = _Waiting(handler, timer)
 
-    async def ask(self, subject: str, payload: bytes, timeout: float) -> bytes:
+    async def ask(self, subject: str, payload: bytes, timeout: float, headers: bytes = b"") -> bytes:
         """`request` to await. Raises Unavailable whose text is the reason (NO_RESPONDERS, ...)."""
         future: asyncio.Future[bytes] = self._loop.create_future()
 
@@ -211,7 +292,7 @@ class BusClient:
             else:
                 future.set_result(data)
 
-        self.request(subject, payload, answered, timeout)
+        self.request(subject, payload, answered, timeout, headers)
         return await future
 
     def _reply(self, token: str, data: bytes, nobody: bool) -> None:
@@ -246,9 +327,9 @@ class BusClient:
         try:
             if self._nats.is_connected:
                 await self._nats.flush(timeout=2)
-        except Exception as error:
-            log.debug("nats_flush_at_close_failed", error=repr(error))
-        await self._nats.close()
+            await self._nats.close()
+        except Exception as error:  # the server may have gone in the middle of it
+            log.debug("nats_close_failed", error=repr(error))
         self._fail_waiting()
 
 

@@ -6,6 +6,11 @@ batch goes at once when none is on its way there, or when its first entry has wa
 when 64 KiB are ready; what becomes ready meanwhile travels together. That is all the batching there is,
 and it adapts by itself to the load.
 
+An answer counts only while the ownership table still names the owner and epoch that the batch was sent
+to. When it names another, the batch is repeated there at once: the old owner may be hung, or be an owner
+no more, and what it forwards then is dropped by the gateways. Repeats are dropped by owner and gateway by
+the sender's number (docs/decisions/0004), so a batch that both have handled arrives once.
+
 Full, closed, late: more than `max_waiting_bytes` unanswered makes `submit` raise Unavailable. An entry
 that is not answered within its deadline is reported to its callback as Unavailable. One that was never
 sent is dropped then; one that may have been received is repeated no more, but membership entries
@@ -16,27 +21,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.envelopes import NOT_MINE, Entry, batch_to_router, unpack
+from hubwire.bus.envelopes import DELIVER_OVERHEAD, NOT_MINE, REFUSED, Entry, batch_to_router, unpack
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.subjects import router_subject
-from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
+from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
 
 Answered = Callable[[Any, HubwireError | None], None]
 """Called once: with the owner's answer and None, or with None and the error."""
 
+Make = Callable[[], Sequence[Entry]]
+"""Builds entries at the moment of sending; they go in this order, with nothing of the partition between."""
+
 BATCH_BYTES = 64 * 1024
 GATHER_SECONDS = 0.001
 ANSWER_SECONDS = 1.0
 RETRY_SECONDS = 0.02
+MAX_RETRY_SECONDS = 0.2
 SWEEP_SECONDS = 0.25
 
 
@@ -50,7 +59,7 @@ class _Item:
         deadline: float,
         answered: Answered | None,
         keep: bool,
-        make: Callable[[], Entry] | None,
+        make: Make | None,
     ) -> None:
         self.entry = entry
         self.size = size
@@ -61,14 +70,40 @@ class _Item:
 
 
 class _Partition:
-    __slots__ = ("blocked", "in_flight", "number", "ready", "waiting")
+    __slots__ = (
+        "blocked",
+        "epoch",
+        "in_flight",
+        "number",
+        "outstanding",
+        "pause",
+        "ready",
+        "turn",
+        "waiting",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.waiting: deque[_Item] = deque()
-        self.in_flight: list[_Item] | None = None  # sent and unanswered; repeated as they are
+        self.in_flight: list[_Item] = []  # sent at least once and unanswered; repeated as they are
+        self.outstanding = False  # `in_flight` is on its way now, under `epoch`, in this `turn`
+        self.epoch = 0
+        self.turn = 0  # counts sendings: tells an answer or a timer from one of an earlier sending
         self.blocked = False  # waits for the retry pause
+        self.pause = RETRY_SECONDS
         self.ready = False  # stands in its lane's list
+
+    @property
+    def next_size(self) -> int:
+        return sum(item.size for item in self.in_flight) if self.in_flight else self.waiting[0].size
+
+
+class _Sent(NamedTuple):
+    """One partition's part of a batch."""
+
+    partition: _Partition
+    turn: int
+    entries: int
 
 
 class _Lane:
@@ -80,7 +115,7 @@ class _Lane:
         self.ready: list[_Partition] = []
         self.bytes = 0
         self.on_their_way = 0
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.Handle | None = None
 
 
 class Dispatcher:
@@ -103,11 +138,12 @@ class Dispatcher:
         self.entries_sent = 0
         self.repeats = 0
         owners.on_change(self._owners_changed)
-        bus.on_reconnect(self._kick_all)
+        bus.on_reconnect(self._reconnected)
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def next_number(self) -> int:
-        """The number for the next publish of this sender (see hubwire.bus.envelopes)."""
+        """The number for the next publish of this sender (see hubwire.bus.envelopes). Taken in the same
+        turn of the loop as the `submit` that follows, so numbers grow in the order of each partition."""
         self._number += 1
         return self._number
 
@@ -120,11 +156,14 @@ class Dispatcher:
         size: int = 64,
         timeout: float = 10.0,
         keep: bool = False,
-        make: Callable[[], Entry] | None = None,
+        make: Make | None = None,
     ) -> None:
-        """Queue an entry. `make` builds the entry when it is first sent, for those whose content must
-        be of that moment (snapshots). Raises Unavailable when full or closed; nothing is queued then.
-        `size` is the entry's rough number of bytes."""
+        """Queue an entry. Raises Unavailable when full or closed; nothing is queued then.
+
+        `make` builds it when it is first sent, for those whose content must be of that moment
+        (snapshots), perhaps as several, whose last one's answer is the answer. `size` is the entry's
+        rough number of bytes. An entry that no bus message can hold is reported as LimitExceeded.
+        """
         if self._closed:
             raise Unavailable("This process is stopping.")
         if not keep and self.waiting_bytes + size > self._max_waiting_bytes:
@@ -135,7 +174,7 @@ class Dispatcher:
         self._make_ready(one)
 
     async def ask(self, partition: int, entry: Entry, *, size: int = 64, timeout: float = 10.0) -> Any:
-        """`submit` to await: the owner's answer, or Unavailable."""
+        """`submit` to await: the owner's answer. Raises what `submit` reports."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def answered(answer: Any, error: HubwireError | None) -> None:
@@ -149,11 +188,13 @@ class Dispatcher:
         self.submit(partition, entry, answered, size=size, timeout=timeout)
         return await future
 
-    # -- readiness ---------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
 
     def _make_ready(self, one: _Partition) -> None:
-        if one.ready or one.blocked or one.in_flight is not None or not one.waiting:
+        if one.ready or one.blocked or one.outstanding or not (one.in_flight or one.waiting):
             return
+        if self._closed or not self._bus.connected:
+            return  # _reconnected comes back to it
         owner = self._owners.table.owners[one.number]
         if owner is None:
             self._owners.refresh()
@@ -163,91 +204,164 @@ class Dispatcher:
             lane = self._lanes[owner.router] = _Lane()
         one.ready = True
         lane.ready.append(one)
-        lane.bytes += sum(item.size for item in one.waiting) if len(one.waiting) > 1 else one.waiting[0].size
+        lane.bytes += one.next_size
         if lane.on_their_way == 0:
             # At the end of this turn, so that what one turn submits travels together.
             if lane.timer is None:
-                lane.timer = self._loop.call_later(0, self._send, owner.router, lane)
+                lane.timer = self._loop.call_soon(self._send, owner.router, lane)
         elif lane.bytes >= BATCH_BYTES:
             self._send(owner.router, lane)
         elif lane.timer is None:
             lane.timer = self._loop.call_later(GATHER_SECONDS, self._send, owner.router, lane)
 
     def _send(self, router: str, lane: _Lane) -> None:
+        """Send what is ready in this lane, as one batch, or as several where one would be too big."""
         if lane.timer is not None:
             lane.timer.cancel()
             lane.timer = None
         ready, lane.ready, lane.bytes = lane.ready, [], 0
+        # Sizes are rough, and an envelope to a gateway is a little bigger than the entry that it comes from.
+        limit = min(BATCH_BYTES, self._bus.max_payload // 4)
         batch: list[_Partition] = []
-        entries: list[Entry] = []
         size = 0
-        for position, one in enumerate(ready):
-            if batch and size >= BATCH_BYTES:
-                lane.ready = ready[position:]
-                lane.timer = self._loop.call_later(0, self._send, router, lane)
-                break
+        for one in ready:
             one.ready = False
-            items: list[_Item] = []
-            while one.waiting and (not items or size < BATCH_BYTES):
-                item = one.waiting.popleft()
-                if item.entry is None and item.make is not None:
-                    item.entry = item.make()
-                    grown = len(item.entry[-1]) * 32 if isinstance(item.entry[-1], list) else 0
-                    item.size += grown
-                    self.waiting_bytes += grown
-                items.append(item)
-                size += item.size
-            if items:
-                one.in_flight = items
-                batch.append(one)
-                entries.extend(item.entry for item in items if item.entry is not None)
-        if not batch:
-            return
+            if one.outstanding or one.blocked:
+                continue  # sent from within a callback below
+            if one.in_flight:
+                self._drop_late(one)
+            if not one.in_flight:
+                if batch and one.waiting and size + one.waiting[0].size > limit:
+                    self._send_batch(router, lane, batch)
+                    batch, size = [], 0
+                self._take(one, limit - size)
+            if not one.in_flight:
+                self._make_ready(one)
+                continue
+            mine = one.next_size
+            if batch and size + mine > limit:
+                self._send_batch(router, lane, batch)
+                batch, size = [], 0
+            batch.append(one)
+            size += mine
+        if batch:
+            self._send_batch(router, lane, batch)
+
+    def _take(self, one: _Partition, room: int) -> None:
+        """Move what goes now from waiting to in flight: at least one, then as long as there is room."""
+        taken = 0
+        while one.waiting and (not one.in_flight or taken + one.waiting[0].size <= room):
+            item = one.waiting.popleft()
+            if item.make is not None and not self._build(one, item):
+                continue
+            one.in_flight.append(item)
+            taken += item.size
+
+    def _build(self, one: _Partition, item: _Item) -> bool:
+        """Let an item make its entries: the first becomes its own, the others stand before all that waits."""
+        assert item.make is not None
+        try:
+            entries = list(item.make())
+        except Exception:
+            log.exception("dispatch_entry_not_made", partition=one.number)
+            self._finish(item, None, InternalError("The entry could not be made."))
+            return False
+        self.waiting_bytes -= item.size
+        sizes = [_size_of(entry) for entry in entries]
+        self.waiting_bytes += sum(sizes)
+        item.make, item.entry, item.size = None, entries[0], sizes[0]
+        for entry, size in zip(entries[:0:-1], sizes[:0:-1], strict=True):
+            one.waiting.appendleft(_Item(entry, size, item.deadline, item.answered, item.keep, None))
+            item.answered = None  # the last part's answer is the answer; it is the first made here
+        return True
+
+    def _send_batch(self, router: str, lane: _Lane, batch: list[_Partition]) -> None:
+        entries = [item.entry for one in batch for item in one.in_flight if item.entry is not None]
         payload = batch_to_router(self._sender, entries)
+        largest = self._bus.max_payload - DELIVER_OVERHEAD
+        if len(payload) > largest:
+            # Never so for a batch of several: those are far below. One entry that no message can hold.
+            for one in batch:
+                items, one.in_flight = one.in_flight, []
+                for item in items:
+                    self._finish(item, None, LimitExceeded("The message, in bytes,", largest, len(payload)))
+                self._make_ready(one)
+            return
+        sent: list[_Sent] = []
+        for one in batch:
+            owner = self._owners.table.owners[one.number]
+            one.epoch = owner.epoch if owner is not None else 0
+            one.turn += 1
+            one.outstanding = True
+            sent.append(_Sent(one, one.turn, len(one.in_flight)))
 
         def answered(data: bytes | None, _reason: str) -> None:
             lane.on_their_way -= 1
-            self._batch_answered(batch, data)
+            self._batch_answered(sent, data)
             if lane.ready and lane.on_their_way == 0:
                 self._send(router, lane)
 
         try:
             self._bus.request(router_subject(router), payload, answered, ANSWER_SECONDS)
-        except Unavailable:
-            self._retry_later(batch)
+        except HubwireError:
+            self._retry_later(sent)
             return
         lane.on_their_way += 1
         self.batches_sent += 1
         self.entries_sent += len(entries)
 
-    def _batch_answered(self, batch: list[_Partition], data: bytes | None) -> None:
+    # -- answers -----------------------------------------------------------------------------------
+
+    def _batch_answered(self, sent: list[_Sent], data: bytes | None) -> None:
         answers: list[Any] | None = None
         if data is not None:
             try:
                 answers = unpack(data)[1]
-            except (InvalidRequest, IndexError) as error:
+                if len(answers) != sum(part.entries for part in sent):
+                    raise InvalidRequest(f"{len(answers)} answers to a batch.")
+            except (InvalidRequest, IndexError, TypeError) as error:
                 log.error("bus_answer_refused", error=str(error))
-        if answers is None or len(answers) != sum(len(one.in_flight or ()) for one in batch):
-            self._retry_later(batch)
+                answers = None
+        if answers is None:
+            self._retry_later(sent)
             return
         position = 0
-        refused: list[_Partition] = []
-        for one in batch:
-            items = one.in_flight or []
-            mine = answers[position : position + len(items)]
-            position += len(items)
-            if mine and mine[0] == NOT_MINE:
-                refused.append(one)
+        refused: list[_Sent] = []
+        for part in sent:
+            one, mine = part.partition, answers[position : position + part.entries]
+            position += part.entries
+            if one.turn != part.turn or not one.outstanding:
+                continue  # repeated to another owner meanwhile, or closed
+            # Per partition all are refused or none: the owner decides them in one turn.
+            if NOT_MINE in mine:
+                refused.append(part)
                 continue
-            one.in_flight = None
+            one.outstanding = False
+            one.pause = RETRY_SECONDS
+            items, one.in_flight = one.in_flight, []
             for item, answer in zip(items, mine, strict=True):
-                self._finish(item, answer, None)
+                if answer == REFUSED:
+                    self._finish(item, None, InvalidRequest("The router does not understand the entry."))
+                else:
+                    self._finish(item, answer, None)
             self._make_ready(one)
         if refused:
             self._retry_later(refused)
 
+    def _give_up(self, item: _Item) -> None:
+        """The asker has waited long enough. A kept entry goes on without anybody waiting for it."""
+        late = Unavailable("No router answered in time.")
+        if item.keep:
+            self._tell(item, None, late)
+        else:
+            self._finish(item, None, late)
+
     def _finish(self, item: _Item, answer: Any, error: HubwireError | None) -> None:
         self.waiting_bytes -= item.size
+        self._tell(item, answer, error)
+
+    @staticmethod
+    def _tell(item: _Item, answer: Any, error: HubwireError | None) -> None:
         if item.answered is not None:
             callback, item.answered = item.answered, None
             try:
@@ -257,99 +371,79 @@ class Dispatcher:
 
     # -- repeats -----------------------------------------------------------------------------------
 
-    def _retry_later(self, batch: list[_Partition]) -> None:
-        """Nothing was answered: it stays as it was sent, to be repeated unchanged after a pause."""
+    def _retry_later(self, parts: Iterable[_Sent]) -> None:
+        """Nothing was answered: it stays as it was sent, to be repeated unchanged after a pause that
+        grows, or as soon as the table names another owner."""
+        mine = [part for part in parts if part.partition.turn == part.turn and part.partition.outstanding]
+        if not mine:
+            return
         self.repeats += 1
         self._owners.refresh()
-        for one in batch:
+        pause = max(part.partition.pause for part in mine)
+        for one, _, _ in mine:
+            one.outstanding = False
             one.blocked = True
-        self._loop.call_later(RETRY_SECONDS, self._retry, batch)
+            one.pause = min(one.pause * 2, MAX_RETRY_SECONDS)
+        self._loop.call_later(pause, self._retry, mine)
 
-    def _retry(self, batch: list[_Partition]) -> None:
-        now = self._loop.time()
-        by_router: dict[str, list[_Partition]] = {}
-        for one in batch:
-            one.blocked = False
-            items = one.in_flight or []
-            late = [item for item in items if item.deadline < now and not item.keep]
-            if late:
-                for item in late:
-                    self._finish(item, None, Unavailable("No router answered in time."))
-                items = [item for item in items if item.deadline >= now or item.keep]
-                one.in_flight = items or None
-            if not items:
+    def _retry(self, parts: list[_Sent]) -> None:
+        for one, turn, _ in parts:
+            if one.blocked and one.turn == turn:
+                one.blocked = False
                 self._make_ready(one)
-                continue
-            owner = self._owners.table.owners[one.number]
-            if self._closed:
-                continue
-            router = owner.router if owner is not None and self._bus.connected else ""
-            by_router.setdefault(router, []).append(one)
-        for router, partitions in by_router.items():
-            if not router:
-                self._retry_later(partitions)
-                continue
-            self._repeat(router, partitions)
 
-    def _repeat(self, router: str, batch: list[_Partition]) -> None:
-        entries = [item.entry for one in batch for item in one.in_flight or () if item.entry is not None]
-        lane = self._lanes.setdefault(router, _Lane())
-
-        def answered(data: bytes | None, _reason: str) -> None:
-            lane.on_their_way -= 1
-            self._batch_answered(batch, data)
-            if lane.ready and lane.on_their_way == 0:
-                self._send(router, lane)
-
-        try:
-            self._bus.request(
-                router_subject(router), batch_to_router(self._sender, entries), answered, ANSWER_SECONDS
-            )
-        except Unavailable:
-            self._retry_later(batch)
-            return
-        lane.on_their_way += 1
-
-    # -- changes -----------------------------------------------------------------------------------
+    def _drop_late(self, one: _Partition) -> None:
+        """Before something is repeated: what nobody waits for any more is not."""
+        now = self._loop.time()
+        late = [item for item in one.in_flight if item.deadline < now]
+        if late:
+            one.in_flight = [item for item in one.in_flight if item.deadline >= now or item.keep]
+            for item in late:
+                self._give_up(item)
 
     def _owners_changed(self, table: OwnersTable) -> None:
-        # Re-sort what waits: a partition may be ready for a router that is not its owner any more.
-        lanes, self._lanes = self._lanes, {}
-        for router, lane in lanes.items():
+        """Re-sort what is ready, and repeat what is on its way to an owner that is none any more."""
+        for router, lane in [*self._lanes.items()]:
             if lane.timer is not None:
                 lane.timer.cancel()
                 lane.timer = None
             for one in lane.ready:
                 one.ready = False
             lane.ready, lane.bytes = [], 0
-            if lane.on_their_way:
-                self._lanes[router] = lane
-        self._kick_all()
-
-    def _kick_all(self) -> None:
+            if not lane.on_their_way:
+                del self._lanes[router]
         for one in self._partitions:
-            if one.waiting:
-                self._make_ready(one)
+            owner = table.owners[one.number]
+            if (one.outstanding or one.blocked) and owner is not None and owner.epoch != one.epoch:
+                if one.outstanding:
+                    self.repeats += 1
+                one.outstanding = one.blocked = False
+                one.pause = RETRY_SECONDS
+            self._make_ready(one)
+
+    def _reconnected(self) -> None:
+        for one in self._partitions:
+            one.blocked = False
+            one.pause = RETRY_SECONDS
+            self._make_ready(one)
 
     def _sweep(self) -> None:
-        """Report entries that are late while they wait for an owner or for the bus."""
+        """Report entries that are late while they wait for an owner, for the bus or for an answer."""
         now = self._loop.time()
+        late: list[_Item] = []
         for one in self._partitions:
             if one.waiting and any(i.deadline < now and i.answered is not None for i in one.waiting):
-                kept: deque[_Item] = deque()
-                for item in one.waiting:
-                    if item.deadline >= now:
-                        kept.append(item)
-                    elif item.keep:
-                        if item.answered is not None:
-                            callback, item.answered = item.answered, None
-                            callback(None, Unavailable("No router answered in time."))
-                        kept.append(item)
-                    else:
-                        self._finish(item, None, Unavailable("No router answered in time."))
-                one.waiting = kept
-            if one.waiting:
-                self._make_ready(one)
+                late += [item for item in one.waiting if item.deadline < now]
+                one.waiting = deque(item for item in one.waiting if item.deadline >= now or item.keep)
+            if one.in_flight and not one.outstanding and not one.ready:
+                self._drop_late(one)
+            elif one.outstanding:
+                # They stay, since answers are counted; it is only told.
+                for item in [item for item in one.in_flight if item.deadline < now]:
+                    self._tell(item, None, Unavailable("No router answered in time."))
+            self._make_ready(one)
+        for item in late:  # a callback may submit, so after the queues are whole again
+            self._give_up(item)
         if not self._closed:
             self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -369,7 +463,14 @@ class Dispatcher:
             if lane.timer is not None:
                 lane.timer.cancel()
         for one in self._partitions:
-            for item in [*(one.in_flight or ()), *one.waiting]:
-                self._finish(item, None, Unavailable("This process is stopping."))
-            one.in_flight = None
+            items = [*one.in_flight, *one.waiting]
+            one.in_flight = []
             one.waiting.clear()
+            one.outstanding = one.blocked = False
+            for item in items:
+                self._finish(item, None, Unavailable("This process is stopping."))
+
+
+def _size_of(entry: Entry) -> int:
+    """The rough size of an entry that was made: those are snapshots, whose keys make the size."""
+    return 64 + sum(len(key) + 4 for value in entry if isinstance(value, list) for key in value)

@@ -5,9 +5,10 @@ To a router, `hw.router.<router>`, answered entry by entry:
       publish   [PUBLISH, partition, key, number, body]
       join      [JOIN, partition, key, seq, digest]
       leave     [LEAVE, partition, key, seq, digest]
-      snapshot  [SNAPSHOT, partition, seq, digest, [key, ...]]
+      snapshot  [SNAPSHOT, partition, seq, digest, [key, ...], part, parts]
       who       [WHO, partition, key]
-    answer: [VERSION, [answer, ...]] with OK, NOT_MINE, RESYNC, or for WHO [[member gateways], [unsynced]]
+    answer: [VERSION, [answer, ...]] with OK, NOT_MINE, RESYNC, REFUSED, or for WHO
+            [[member gateways], [unsynced]]
 
 To a gateway, `hw.gw.<gateway>`:
     [VERSION, DELIVER, router, [[partition, epoch, sender, number, key, body], ...]]
@@ -16,6 +17,8 @@ To a gateway, `hw.gw.<gateway>`:
 
 A `body` is opaque to routers and is packed once by the publisher:
     [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]
+
+A snapshot too big for one message comes in parts, numbered from 0, with nothing of the partition between.
 
 `number` counts up per sender; with the first-in-first-out of one sender and partition it lets an owner
 and a gateway drop what they have had already when a publisher repeats an unanswered batch.
@@ -34,8 +37,11 @@ from hubwire.model.message import DataType, Message
 VERSION = 1
 
 PUBLISH, JOIN, LEAVE, SNAPSHOT, WHO = range(5)
-OK, NOT_MINE, RESYNC = range(3)
+OK, NOT_MINE, RESYNC, REFUSED = range(4)
 DELIVER, ASK, COMMAND = range(3)
+
+DELIVER_OVERHEAD = 256
+"""How much bigger an entry can be as an envelope to a gateway: what a router took must fit on the way out."""
 
 Entry = list[Any]
 
@@ -99,6 +105,24 @@ def unpack_body(body: bytes, group: str | None) -> Body:
     except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise InvalidRequest(f"Not a message body: {error}") from error
     return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds)
+
+
+SNAPSHOT_PART_BYTES = 128 * 1024
+
+
+def split_keys(keys: Sequence[str]) -> list[list[str]]:
+    """The keys of a snapshot in parts that each fit into a message; at least one part, perhaps empty."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for key in keys:
+        # At most four bytes a character, and a length before it.
+        mine = len(key) + 5 if key.isascii() else 4 * len(key) + 5
+        if size + mine > SNAPSHOT_PART_BYTES and parts[-1]:
+            parts.append([])
+            size = 0
+        parts[-1].append(key)
+        size += mine
+    return parts
 
 
 def batch_to_router(sender: str, entries: Sequence[Entry]) -> bytes:

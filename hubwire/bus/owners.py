@@ -130,7 +130,10 @@ class OwnersStore:
         except Exception as error:
             self._bucket = None
             raise Unavailable(f"The ownership table cannot be written: {error!r}") from error
-        self._bus.publish(OWNERS_CHANGED, data)
+        try:
+            self._bus.publish(OWNERS_CHANGED, data)
+        except Unavailable as error:  # it is stored; the others will read it
+            log.debug("owners_not_announced", error=str(error))
         return True
 
 
@@ -182,7 +185,7 @@ class OwnersView:
                 try:
                     async with asyncio.timeout(2):
                         await self._refresh_wanted.wait()
-                    await asyncio.sleep(0.01)  # at most a hundred readings a second, whoever asks
+                    await asyncio.sleep(0.05)  # at most twenty readings a second, whoever asks
                 except TimeoutError:
                     pass
         finally:

@@ -7,6 +7,9 @@ OWNERS_KEY = "table"
 OWNERS_CHANGED = "hw.owners"
 """A router that has written the ownership table says so here, with the table itself."""
 
+OWNERS_ASKED = "hw.owners.asked"
+"""A router that finds no table, or an older one than it knows, asks the others here for theirs."""
+
 LEASES_BUCKET = "hw_leases"
 LEASES_CENSUS = "hw.census"
 """Every lease holder renews at once when it hears this, so that a newcomer need not wait."""
@@ -14,6 +17,11 @@ LEASES_CENSUS = "hw.census"
 
 def router_subject(router: str) -> str:
     return f"hw.router.{router}"
+
+
+def owners_told_subject(router: str) -> str:
+    """Where the others answer what they are asked at OWNERS_ASKED."""
+    return f"hw.owners.told.{router}"
 
 
 def gateway_subject(gateway: str) -> str:

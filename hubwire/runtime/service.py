@@ -149,6 +149,24 @@ async def tell_ready_after(config: ProcessConfig, ready: Awaitable[None]) -> Non
     tell_ready(config)
 
 
+async def wait_unless_told(stop: Stop, *conditions: Awaitable[None]) -> None:
+    """Wait for all of these. Raises Unavailable when told to stop before."""
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*conditions)
+
+    told = asyncio.create_task(stop.wait())
+    everything = asyncio.create_task(all_of_them())
+    try:
+        await asyncio.wait({told, everything}, return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done():
+            raise Unavailable("Told to stop before the start was over.")
+        everything.result()
+    finally:
+        told.cancel()
+        everything.cancel()
+
+
 def open_owners(bus: BusClient, config: ProcessConfig) -> tuple[OwnersStore, OwnersView]:
     store = OwnersStore(bus, memory=config.durability == "memory", replicas=replicas_of(config))
     return store, OwnersView(bus, store)

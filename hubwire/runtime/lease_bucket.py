@@ -1,0 +1,162 @@
+"""The bucket of the leases: its entries, and how one is read, listed and changed by compare-and-set.
+
+What the entries mean is in `hubwire.runtime.leases`. Everything here asks the leader of the bucket: a
+follower's answer could be old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64decode
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from hubwire.bus.client import BusClient
+from hubwire.bus.envelopes import VERSION, pack, unpack
+from hubwire.bus.subjects import LEASES_BUCKET, lease_key, lease_subject
+from hubwire.model.errors import InvalidRequest, NotFound, Unavailable
+
+STREAM = f"KV_{LEASES_BUCKET}"
+BUCKET_TTL_SECONDS = 3600.0
+"""How long the bucket keeps an entry that nobody renews: the longest that NATS may be away without its
+gateways taking new names."""
+
+LIST_AT_ONCE = 50
+
+_WRONG_REVISION = (10071, 10164)
+_NO_STREAM = 10059
+
+
+def margin_of(ttl: float) -> float:
+    """The allowance for timers that fire late and clocks that run unevenly."""
+    return ttl / 6
+
+
+class LeaseEntry(NamedTuple):
+    """What the bucket holds of one lease. `ended`: by its holder, or by a reader that was certain."""
+
+    revision: int
+    renewal: int
+    ttl: float
+    ended: bool
+
+
+NOTHING = LeaseEntry(0, 0, 0.0, False)
+
+
+def pack_renewal(count: int, ttl: float) -> bytes:
+    """`ttl` 0: the holder says that this run is over."""
+    return pack([VERSION, count, int(ttl * 1000)])
+
+
+def pack_ending(count: int) -> bytes:
+    return pack([VERSION, count, 0, 1])
+
+
+def unpack_lease(data: bytes) -> tuple[int, float, bool]:
+    """Count, ttl, and whether this is a reader's ending. Raises InvalidRequest."""
+    try:
+        _, count, ttl_ms, *ending = unpack(data)
+        return int(count), ttl_ms / 1000, bool(ending)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"Not a lease: {error}") from error
+
+
+async def store_if(bus: BusClient, subject: str, data: bytes, revision: int, timeout: float) -> int | None:
+    """Compare-and-set of one entry: its new revision; None when it is not at `revision` (0: not there).
+
+    Raises Unavailable when it is not known whether it was stored.
+    """
+    headers = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {revision}\r\n\r\n".encode()
+    answer = await bus.ask(subject, data, timeout, headers)
+    try:
+        content = json.loads(answer)
+        error = content.get("error")
+        if error is None and content.get("stream") == STREAM:
+            return int(content["seq"])
+    except (ValueError, KeyError, AttributeError) as fault:
+        raise Unavailable(f"The lease's answer cannot be read: {answer[:200]!r}") from fault
+    if error is not None and error.get("err_code") in _WRONG_REVISION:
+        return None
+    raise Unavailable(f"The lease was not stored: {answer[:200]!r}")
+
+
+async def _ask_json(bus: BusClient, subject: str, request: dict[str, Any]) -> dict[str, Any]:
+    """One question to JetStream, answered by the leader of the bucket. Raises Unavailable, NotFound."""
+    answer = await bus.ask(subject, json.dumps(request).encode(), 1.0)
+    try:
+        content: dict[str, Any] = json.loads(answer)
+        error = content.get("error")
+    except (ValueError, AttributeError) as fault:
+        raise Unavailable(f"JetStream's answer cannot be read: {answer[:200]!r}") from fault
+    if error is None:
+        return content
+    if error.get("code") == 404:
+        raise NotFound("stream" if error.get("err_code") == _NO_STREAM else "message")
+    raise Unavailable(f"JetStream answered with an error: {answer[:200]!r}")
+
+
+async def _read(bus: BusClient, subject: str) -> tuple[LeaseEntry, float]:
+    """The entry, as the leader has it (a follower's could be old), and its time in seconds."""
+    try:
+        found = (await _ask_json(bus, f"$JS.API.STREAM.MSG.GET.{STREAM}", {"last_by_subj": subject}))[
+            "message"
+        ]
+        revision, stored = int(found["seq"]), _seconds(found["time"])
+    except NotFound as error:
+        if str(error) == "stream":
+            raise Unavailable("The bucket of the leases is not there.") from error
+        return NOTHING, 0.0
+    except (ValueError, KeyError) as error:
+        raise Unavailable(f"JetStream's answer cannot be read: {error!r}") from error
+    try:
+        count, ttl, _ = unpack_lease(b64decode(found.get("data", "")))
+    except (InvalidRequest, ValueError):
+        return LeaseEntry(revision, 0, 0.0, True), stored  # deleted by hand
+    return LeaseEntry(revision, count, ttl, ttl <= 0), stored
+
+
+async def read_entry(bus: BusClient, role: str, name: str) -> LeaseEntry:
+    """What the bucket holds of one lease, or NOTHING. Raises Unavailable."""
+    return (await _read(bus, lease_subject(role, name)))[0]
+
+
+async def list_entries(bus: BusClient, role: str) -> dict[str, tuple[LeaseEntry, float]] | None:
+    """Every entry of a role with its age in seconds, both by NATS's clock; None when there is no bucket.
+
+    Raises Unavailable.
+    """
+    try:
+        info = await _ask_json(
+            bus, f"$JS.API.STREAM.INFO.{STREAM}", {"subjects_filter": lease_subject(role, "*")}
+        )
+        now = _seconds(info["ts"])
+    except NotFound:
+        return None
+    except (ValueError, KeyError) as error:
+        raise Unavailable(f"JetStream's answer cannot be read: {error!r}") from error
+    room = asyncio.Semaphore(LIST_AT_ONCE)
+
+    async def one(subject: str) -> tuple[str, tuple[LeaseEntry, float]]:
+        async with room:
+            entry, stored = await _read(bus, subject)
+        return subject.rpartition(".")[2], (entry, now - stored)
+
+    return dict(await asyncio.gather(*(one(subject) for subject in info["state"].get("subjects") or ())))
+
+
+async def read_leases(bus: BusClient) -> dict[str, dict[str, Any]]:
+    """What the bucket holds, for people (`hubwire doctor`): key to {"count", "ttl_seconds"}. Raises
+    Unavailable."""
+    found: dict[str, dict[str, Any]] = {}
+    for role in ("router", "gateway"):
+        for name, (entry, _) in (await list_entries(bus, role) or {}).items():
+            if entry is not NOTHING:
+                found[lease_key(role, name)] = {"count": entry.renewal, "ttl_seconds": entry.ttl}
+    return found
+
+
+def _seconds(text: str) -> float:
+    """A time of NATS's, which has nanoseconds."""
+    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
