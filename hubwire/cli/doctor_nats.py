@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.owners import OwnersStore
@@ -66,8 +67,11 @@ async def _nats_server(config: ProcessConfig, url: str) -> Check:
     began = time.monotonic()
     try:
         async with asyncio.timeout(_NATS_SECONDS):
+            # First without NATS: its client goes on trying, and does not say what it was.
+            _, writer = await asyncio.open_connection(*_address(url))
+            writer.close()
             bus = await BusClient.connect({**options, "allow_reconnect": False})
-    except (HubwireError, TimeoutError) as fault:
+    except (HubwireError, OSError) as fault:
         return _nats_failure(name, fault)
     try:
         async with asyncio.timeout(_NATS_SECONDS):
@@ -89,6 +93,11 @@ async def _nats_server(config: ProcessConfig, url: str) -> Check:
         await bus.close()
 
 
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or {"ws": 80, "wss": 443}.get(parts.scheme, 4222)
+
+
 def _nats_failure(name: str, fault: Exception) -> Check:
     text = str(fault.__cause__ or fault) or type(fault).__name__
     lowered = text.lower()
@@ -98,7 +107,7 @@ def _nats_failure(name: str, fault: Exception) -> Check:
         )
     if isinstance(fault, TimeoutError):
         return Check(name, "fail", "no answer in time", "check the address, and firewalls in between")
-    if "refused" in lowered or "errno 111" in lowered or "connect call failed" in lowered:
+    if isinstance(fault, ConnectionRefusedError) or "connect call failed" in lowered:
         return Check(name, "fail", "nothing listens there", "start nats-server, or correct nats_servers")
     if "certificate" in lowered or "ssl" in lowered or "tls" in lowered:
         return Check(name, "fail", f"TLS fails: {text}", "check nats_tls_ca and the server's certificate")

@@ -1,0 +1,133 @@
+"""The settings of a process: where they come from, which win, what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hubwire.cli.up import up_settings
+from hubwire.runtime.process import BadConfig, ProcessConfig, Role, read_config, settings_of
+
+ROLES: tuple[Role, ...] = ("gateway", "router", "controlplane")
+KEY = "a-key-which-is-long-enough-for-this-123456"
+
+
+def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default() -> None:
+    environ = {"HUBWIRE_PORT": "2", "HUBWIRE_LEASE_SECONDS": "2"}
+    file = {"port": 3, "lease_seconds": 3, "drain_seconds": 3}
+    config = read_config("gateway", {"port": "1"}, environ, file)
+    assert (config.port, config.lease_seconds, config.drain_seconds, config.host) == (1, 2, 3, "127.0.0.1")
+
+
+def test_all_faults_are_told_at_once_each_with_its_source() -> None:
+    with pytest.raises(BadConfig) as caught:
+        read_config(
+            "gateway",
+            {"port": "many"},
+            {"HUBWIRE_DRAIN_SECONDS": "-1", "HUBWIRE_NATS_USER": "me"},
+            {"log_level": "loud", "colour": "red"},
+            file_name="h.yaml",
+        )
+    assert sorted(fault.split()[0] for fault in caught.value.faults) == [
+        "--port",
+        "HUBWIRE_DRAIN_SECONDS",
+        "h.yaml:",
+        "h.yaml:",
+        "nats_user",
+    ]
+
+
+def test_secrets_are_neither_in_the_repr_nor_in_faults() -> None:
+    config = read_config(
+        "gateway",
+        {},
+        {
+            "HUBWIRE_ACCESS_KEY": KEY,
+            "HUBWIRE_NATS_SERVERS": "nats://me:secret-1@a:1,b",
+        },
+    )
+    assert config.seed_keys is not None
+    assert config.seed_keys.primary == KEY
+    assert (config.nats_user, config.nats_password) == ("me", "secret-1")
+    assert config.nats_servers == ("nats://a:1", "nats://b")
+    assert KEY not in repr(config)
+    assert "secret-1" not in repr(config)
+    with pytest.raises(BadConfig) as caught:
+        read_config("gateway", {}, {"HUBWIRE_ACCESS_KEY": "short-secret"})
+    assert "short-secret" not in str(caught.value)
+
+
+def test_what_kubernetes_puts_there_for_a_service_is_no_port() -> None:
+    assert read_config("gateway", {}, {"HUBWIRE_PORT": "tcp://10.0.0.1:80"}).port == 8080
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HUBWIRE_NATS_USER": "a", "HUBWIRE_NATS_PASSWORD": "b", "HUBWIRE_NATS_TOKEN": "c"},
+        {"HUBWIRE_NATS_PASSWORD": "b"},
+        {"HUBWIRE_NATS_TLS_CERT": __file__},
+        {"HUBWIRE_NATS_TLS_CA": "/no/such/file"},
+        {"HUBWIRE_NATS_SERVERS": "http://a"},
+        {"HUBWIRE_NATS_SERVERS": "nats://a:70000"},
+        {"HUBWIRE_PUBLIC_ENDPOINTS": "wss://a"},
+        {"HUBWIRE_PUBLIC_ENDPOINTS": "https://a?b=c"},
+        {"HUBWIRE_HOST": "http://localhost"},
+        {"HUBWIRE_PORT": "65536"},
+        {"HUBWIRE_LEASE_SECONDS": "nan"},
+        {"HUBWIRE_DURABILITY": "eternal"},
+        {"HUBWIRE_SECONDARY_ACCESS_KEY": KEY},
+        {"HUBWIRE_ACCESS_KEY": KEY + ";x"},
+    ],
+)
+def test_what_cannot_work_is_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(BadConfig):
+        read_config("gateway", {}, environ)
+
+
+def test_hubs_in_the_file_are_typed_and_their_names_have_no_case() -> None:
+    file = {"hubs": {"Chat": {"anonymousConnectPolicy": "allow"}, "plain": None}}
+    hubs = read_config("gateway", {}, {}, file).hubs
+    assert hubs["chat"].anonymous_connect_policy == "allow"
+    assert hubs["plain"].anonymous_connect_policy == "deny"
+
+
+@pytest.mark.parametrize(
+    "hubs",
+    [
+        {"1st": {}},
+        {"chat": {"eventHandlers": [{}]}},
+        {"chat": {"anonymousConnectPolicy": "maybe"}},
+        {"chat": {"anonymous": "allow"}},
+        {"chat": ["allow"]},
+        ["chat"],
+    ],
+)
+def test_hubs_that_cannot_be_used_are_refused(hubs: object) -> None:
+    with pytest.raises(BadConfig, match="hubs"):
+        read_config("gateway", {}, {}, {"hubs": hubs})
+
+
+@pytest.mark.parametrize("role", [*ROLES, "up"])
+def test_every_setting_has_help_and_a_default_that_is_the_configs(role: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(ProcessConfig)}
+    for setting in settings_of(role):  # type: ignore[arg-type]
+        assert setting.help
+        assert setting.default == fields[setting.name].default
+
+
+def test_up_decides_itself_how_its_nats_is_reached() -> None:
+    assert not [setting.name for setting in up_settings() if setting.name.startswith("nats_")]
+    assert {"host", "port", "workers", "data", "memory", "access_key"} <= {s.name for s in up_settings()}
+
+
+def test_files_are_named_absolutely_since_the_process_may_change_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert read_config("router", {}, {"HUBWIRE_NATS_TLS_CA": "ca.pem"}).nats_tls_ca == str(
+        tmp_path / "ca.pem"
+    )
