@@ -1,0 +1,65 @@
+# Two commands set everything up on a fresh machine:  make up  (run the service)  and  make test.
+# Both need Python 3.11 or newer; the JavaScript tests need Node 20, the browser tests Chromium.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The first of these that is 3.11 or newer.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+$(VENV)/run.stamp: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Hubwire needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.PHONY: up
+up: $(VENV)/run.stamp ## install what the service needs and start it (ARGS="--port 9000")
+	@$(BIN)/hubwire up $(ARGS)
+
+.PHONY: test
+test: $(VENV)/test.stamp browser-deps ## install what the tests need and run all of them
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/test.stamp ## style, types, import rules, unit and property tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit tests/property $(ARGS)
+
+.PHONY: unit property integration conformance chaos browser
+unit property integration conformance chaos: $(VENV)/test.stamp ## one kind of tests
+	$(BIN)/pytest tests/$@ $(ARGS)
+browser: $(VENV)/test.stamp browser-deps
+	$(BIN)/pytest tests/browser $(ARGS)
+
+# Chromium for the browser tests, where this user may install it; without it those tests say so and skip.
+.PHONY: browser-deps
+browser-deps:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+			&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; } \
+		|| echo "No Chromium: the browser tests will be skipped."
+
+.PHONY: load
+load: $(VENV)/run.stamp ## what Hubwire costs against a bare send() loop
+	$(BIN)/python loadtest/ratio.py $(ARGS)
+
+.PHONY: clean
+clean: ## remove what make has made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.PHONY: help
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
