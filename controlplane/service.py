@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from controlplane.app import create_app
 from controlplane.cluster import Cluster
-from controlplane.settings import ControlPlaneConfig
+from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.settings import SettingsStore
@@ -26,6 +28,23 @@ SHUTDOWN_SECONDS = 5.0
 """How long requests in progress have at a stop."""
 
 
+def rest_config(config: ProcessConfig) -> ControlPlaneConfig:
+    """What the process and the cluster's file say of the REST API; the defaults where they say nothing."""
+    given: dict[str, Any] = {"public_endpoints": config.public_endpoints}
+    management: dict[str, Any] = {}
+    if config.file is not None:
+        given |= _said(config.file.limits)
+        if config.file.cors_origins is not None:
+            given["cors_origins"] = config.file.cors_origins
+        management = _said(config.file.management)
+        given["admin_token"] = management.pop("admin_token", None)
+    return ControlPlaneConfig(management=ManagementConfig(**management), **given)
+
+
+def _said(section: msgspec.Struct) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(section).items() if value is not None}
+
+
 async def make_runner(
     config: ProcessConfig,
     bus: BusClient,
@@ -36,7 +55,7 @@ async def make_runner(
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and cleans the runner up."""
     cluster = Cluster(bus, dispatcher, gateways)
-    app = create_app(cluster, settings, ControlPlaneConfig(public_endpoints=config.public_endpoints))
+    app = create_app(cluster, settings, rest_config(config))
     # aiohttp's own logger quotes request lines, and those may hold tokens; what our handlers fail at is
     # logged by the application itself.
     silent = logging.getLogger("hubwire.http")

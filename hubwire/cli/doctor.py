@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from hubwire.cli.options import add_json
@@ -76,7 +75,6 @@ def _nats_config(args: Namespace, target: ServiceTarget | None) -> ProcessConfig
     flags = {setting.name: getattr(args, setting.name) for setting in settings}
     local: dict[str, Any] | None = target.local if target else None
     told = flags["nats_servers"] or os.environ.get("HUBWIRE_NATS_SERVERS")
-    path = os.environ.get("HUBWIRE_CONFIG")
     if local is not None and not flags["nats_servers"]:
         nats = local["nats"]
         return ProcessConfig(
@@ -85,15 +83,9 @@ def _nats_config(args: Namespace, target: ServiceTarget | None) -> ProcessConfig
             nats_password=nats["password"],
             durability=local["durability"],
         )
-    if not told and not path:
+    if not told:
         return None
-    content = None
-    if path:
-        from hubwire.cli.options import read_config_file
-
-        known = {setting.name for setting in settings}
-        content = {key: value for key, value in read_config_file(Path(path)).items() if key in known}
-    return read_settings("gateway", settings, flags, os.environ, content)[0]
+    return read_settings("gateway", settings, flags, os.environ)[0]
 
 
 def _print(checks: list[Any], out: Output) -> None:

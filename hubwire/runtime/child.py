@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
+from hubwire.model.errors import HubwireError
 from hubwire.runtime.logs import get_logger
 
 _PR_SET_PDEATHSIG = 1
@@ -145,7 +146,11 @@ def _in_child(
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        cause = end.__cause__ or end.__context__
+        if code and cause is not None:  # logged by whoever turned it into an exit
+            _report(context, cause)
     except BaseException as fault:
+        _log.error("child_failed", exc_info=fault)
         _report(context, fault)
     finally:
         try:
@@ -156,10 +161,12 @@ def _in_child(
 
 
 def _report(context: ChildContext, fault: BaseException) -> None:
-    text = str(fault) or type(fault).__name__
-    _log.error("child_failed", error=type(fault).__name__, message=text, exc_info=fault)
+    """Tell the supervisor why, in one line."""
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    text = str(fault) if isinstance(fault, HubwireError | OSError) else f"{type(fault).__name__}: {fault}"
     try:
-        os.write(context.ready_fd, _FAULT + text.encode()[:_FAULT_BYTES])
+        os.write(context.ready_fd, _FAULT + " ".join(text.split()).encode()[:_FAULT_BYTES])
     except OSError:
         pass  # the supervisor has gone, and this process goes with it
 

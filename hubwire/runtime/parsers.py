@@ -9,19 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote, urlsplit
 
-HUB_PROPERTIES = frozenset(  # management-api.md 5.3
-    ("eventHandlers", "eventListeners", "anonymousConnectPolicy", "webSocketKeepAliveIntervalInSeconds")
-)
 MINIMUM_KEY_BYTES = 32  # rest-api.md 2.1
-
-
-def as_text(value: object) -> str:
-    """The text of a value from a YAML file, as it would be written in a variable."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ",".join(as_text(item) for item in value)
-    return str(value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 Every setting is one field of `ProcessConfig`, with its parser, its sentence of help and the roles that
 have it. From that one table come the command line flags (`--lease-seconds`), the environment variables
-(`HUBWIRE_LEASE_SECONDS`), the keys of the file that `--config` names (`lease_seconds`) and the docs.
+(`HUBWIRE_LEASE_SECONDS`) and the docs. What belongs to the cluster rather than to a process (keys, public
+endpoints, limits, hubs) can also stand in the file that `--config` names (`hubwire.runtime.config_file`).
 Precedence: flag, environment, file, default. Nothing else in the project reads the environment.
 """
 
@@ -11,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from hubwire.model.errors import InvalidRequest
-from hubwire.model.names import normalize_hub
 from hubwire.model.settings import AccessKeys, HubSettings
 from hubwire.runtime import parsers as p
+
+if TYPE_CHECKING:
+    from hubwire.runtime.config_file import ClusterConfig  # which imports a YAML parser
 
 Role = Literal["gateway", "router", "controlplane"]
 Durability = Literal["memory", "local", "replicated"]
@@ -146,6 +149,8 @@ class ProcessConfig:
     access_key_is_order: bool = False  # the keys above replace those that the cluster has
     keys_file: str = ""  # rewritten by one worker when keys are regenerated; only under `hubwire up`
     hubs: Mapping[str, HubSettings] = field(default_factory=dict, repr=False)
+    file: ClusterConfig | None = field(default=None, repr=False)
+    """All that the file of --config says, also what only some of the rooms read (limits, management)."""
 
     @property
     def seed_keys(self) -> AccessKeys | None:
@@ -184,17 +189,11 @@ def read_config(
     role: Role,
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
-    file: Mapping[str, object] | None = None,
-    *,
-    file_name: str = "the config file",
+    file: ClusterConfig | None = None,
 ) -> ProcessConfig:
-    """The configuration of one process, or `BadConfig` with every fault found.
-
-    `flags` are by setting name, None for those not given. `file` is the content of the config file; a key
-    that is no setting is a fault. `hubs` in the file are hub settings by hub name, with Azure's property
-    names (management-api.md 5.3).
-    """
-    return read_settings(role, settings_of(role), flags, environ, file, file_name=file_name)[0]
+    """The configuration of one process, or `BadConfig` with every fault found. `flags` are by setting
+    name, None for those not given."""
+    return read_settings(role, settings_of(role), flags, environ, file)[0]
 
 
 def read_settings(
@@ -202,35 +201,31 @@ def read_settings(
     settings: Sequence[Setting],
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
-    file: Mapping[str, object] | None = None,
-    *,
-    file_name: str = "the config file",
+    file: ClusterConfig | None = None,
 ) -> tuple[ProcessConfig, dict[str, object]]:
     """As `read_config`, for a list of settings; those that are no field of `ProcessConfig` come beside it."""
-    file = file or {}
-    names = {setting.name for setting in settings} | {"hubs"}
-    faults = [
-        f"{file_name}: there is no setting {key!r}{p.did_you_mean(key, names)}."
-        for key in map(str, file)
-        if key not in names
-    ]
+    faults: list[str] = []
     values: dict[str, object] = {}
+    in_file = _values_of(file)
     for setting in settings:
-        source, text = _text_of(setting, flags, environ, file, file_name)
+        source, text = _text_of(setting, flags, environ)
         try:
-            values[setting.name] = setting.default if text is None else setting.parse(text)
+            if text is not None:
+                values[setting.name] = setting.parse(text)
+            else:
+                values[setting.name] = in_file.get(setting.name, setting.default)
         except ValueError as fault:
             shown = "" if setting.secret else f" is {text!r}, which"
             faults.append(f"{source}{shown} {fault}.")
-    if "hubs" in file:
-        values["hubs"] = _hubs(file["hubs"], file_name, faults)
     fields = {one.name for one in dataclasses.fields(ProcessConfig)}
     others = {
         setting.name: values.pop(setting.name, setting.default)
         for setting in settings
         if setting.name not in fields
     }
-    config = _credentials_out_of_urls(ProcessConfig(role=role, **cast(dict[str, Any], values)))
+    hubs = file.hubs if file else {}
+    config = ProcessConfig(role=role, file=file, hubs=hubs, **cast(dict[str, Any], values))
+    config = _credentials_out_of_urls(config)
     faults.extend(_contradictions(config))
     if faults:
         raise BadConfig(tuple(faults))
@@ -238,11 +233,7 @@ def read_settings(
 
 
 def _text_of(
-    setting: Setting,
-    flags: Mapping[str, str | None],
-    environ: Mapping[str, str],
-    file: Mapping[str, object],
-    file_name: str,
+    setting: Setting, flags: Mapping[str, str | None], environ: Mapping[str, str]
 ) -> tuple[str, str | None]:
     given = flags.get(setting.name)
     if given is not None:
@@ -251,34 +242,21 @@ def _text_of(
     # Kubernetes puts HUBWIRE_PORT=tcp://10.0.0.1:80 into every pod beside a Service called "hubwire".
     if given and not given.startswith("tcp://"):
         return setting.env, given
-    if file.get(setting.name) is not None:
-        return f"{file_name}: {setting.name}", p.as_text(file[setting.name])
     return setting.flag, None
 
 
-def _hubs(raw: object, file_name: str, faults: list[str]) -> dict[str, HubSettings]:
-    import msgspec
-
-    if not isinstance(raw, dict):
-        faults.append(f"{file_name}: hubs must be a table from hub name to its settings.")
+def _values_of(file: ClusterConfig | None) -> dict[str, object]:
+    """The settings of a process that the cluster's file can give too."""
+    if file is None:
         return {}
-    hubs: dict[str, HubSettings] = {}
-    for name, content in raw.items():
-        try:
-            hub = normalize_hub(str(name))
-        except InvalidRequest as fault:
-            faults.append(f"{file_name}: hubs: {fault}")
-            continue
-        unknown = set(content or {}) - p.HUB_PROPERTIES if isinstance(content, dict | None) else set()
-        faults.extend(
-            f"{file_name}: hubs.{name} has no property {key!r}{p.did_you_mean(key, p.HUB_PROPERTIES)}."
-            for key in sorted(map(str, unknown))
-        )
-        try:
-            hubs[hub] = msgspec.convert(content or {}, HubSettings)
-        except msgspec.ValidationError as fault:
-            faults.append(f"{file_name}: hubs.{name} cannot be used: {fault}.")
-    return hubs
+    found: dict[str, object] = {}
+    if file.public_endpoints:
+        found["public_endpoints"] = tuple(endpoint.rstrip("/") for endpoint in file.public_endpoints)
+    keys = file.seed_keys()
+    if keys is not None:
+        found["access_key"] = keys.primary
+        found["secondary_access_key"] = keys.secondary
+    return found
 
 
 def _credentials_out_of_urls(config: ProcessConfig) -> ProcessConfig:

@@ -126,7 +126,7 @@ def test_a_child_that_keeps_dying_is_tried_with_growing_pauses_and_its_reason_is
     pauses = []
     for _ in range(3):
         ended = family.wait_for(event="child_ended", child="weak")
-        assert ended["reason"] == "exit code 1: the cable was pulled"
+        assert ended["reason"] == "exit code 1: RuntimeError: the cable was pulled"
         pauses.append(ended["restart_in_seconds"])
     assert pauses == [0.2, 0.5, 1.0]
     family.process.send_signal(signal.SIGTERM)

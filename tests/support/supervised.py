@@ -11,10 +11,10 @@ import signal
 import sys
 import time
 
+from hubwire.model.errors import Unavailable
 from hubwire.runtime.child import ChildContext, ChildSpec
 from hubwire.runtime.logs import configure_logs
 from hubwire.runtime.supervisor import ChildFailed, Supervisor
-
 
 served: list[bool] = []
 
@@ -43,7 +43,11 @@ def stubborn(context: ChildContext) -> None:
 
 
 def broken(context: ChildContext) -> None:
-    raise ValueError("the disk is full")
+    """As a service ends that cannot start: it logs, and exits."""
+    try:
+        raise ExceptionGroup("tasks", [Unavailable("the disk is full")])
+    except ExceptionGroup:
+        sys.exit(1)
 
 
 def silent(context: ChildContext) -> None:

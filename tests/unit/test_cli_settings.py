@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.service import rest_config
+from controlplane.settings import ControlPlaneConfig
 from hubwire.cli.up import up_settings
+from hubwire.runtime.config_file import parse_config
 from hubwire.runtime.process import BadConfig, ProcessConfig, Role, read_config, settings_of
 
 ROLES: tuple[Role, ...] = ("gateway", "router", "controlplane")
@@ -15,10 +18,12 @@ KEY = "a-key-which-is-long-enough-for-this-123456"
 
 
 def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default() -> None:
-    environ = {"HUBWIRE_PORT": "2", "HUBWIRE_LEASE_SECONDS": "2"}
-    file = {"port": 3, "lease_seconds": 3, "drain_seconds": 3}
-    config = read_config("gateway", {"port": "1"}, environ, file)
-    assert (config.port, config.lease_seconds, config.drain_seconds, config.host) == (1, 2, 3, "127.0.0.1")
+    environ = {"HUBWIRE_PORT": "2", "HUBWIRE_LEASE_SECONDS": "2", "HUBWIRE_SECONDARY_ACCESS_KEY": KEY + "2"}
+    text = f"accessKeys: {{primary: {KEY}3, secondary: {KEY}3}}\npublicEndpoints: [https://a/]\n"
+    config = read_config("gateway", {"port": "1"}, environ, parse_config(text))
+    assert (config.port, config.lease_seconds, config.host) == (1, 2, "127.0.0.1")
+    assert (config.access_key, config.secondary_access_key) == (KEY + "3", KEY + "2")
+    assert config.public_endpoints == ("https://a",)
 
 
 def test_all_faults_are_told_at_once_each_with_its_source() -> None:
@@ -27,14 +32,10 @@ def test_all_faults_are_told_at_once_each_with_its_source() -> None:
             "gateway",
             {"port": "many"},
             {"HUBWIRE_DRAIN_SECONDS": "-1", "HUBWIRE_NATS_USER": "me"},
-            {"log_level": "loud", "colour": "red"},
-            file_name="h.yaml",
         )
     assert sorted(fault.split()[0] for fault in caught.value.faults) == [
         "--port",
         "HUBWIRE_DRAIN_SECONDS",
-        "h.yaml:",
-        "h.yaml:",
         "nats_user",
     ]
 
@@ -87,27 +88,14 @@ def test_what_cannot_work_is_refused(environ: dict[str, str]) -> None:
         read_config("gateway", {}, environ)
 
 
-def test_hubs_in_the_file_are_typed_and_their_names_have_no_case() -> None:
-    file = {"hubs": {"Chat": {"anonymousConnectPolicy": "allow"}, "plain": None}}
-    hubs = read_config("gateway", {}, {}, file).hubs
-    assert hubs["chat"].anonymous_connect_policy == "allow"
-    assert hubs["plain"].anonymous_connect_policy == "deny"
-
-
-@pytest.mark.parametrize(
-    "hubs",
-    [
-        {"1st": {}},
-        {"chat": {"eventHandlers": [{}]}},
-        {"chat": {"anonymousConnectPolicy": "maybe"}},
-        {"chat": {"anonymous": "allow"}},
-        {"chat": ["allow"]},
-        ["chat"],
-    ],
-)
-def test_hubs_that_cannot_be_used_are_refused(hubs: object) -> None:
-    with pytest.raises(BadConfig, match="hubs"):
-        read_config("gateway", {}, {}, {"hubs": hubs})
+def test_what_the_file_says_of_hubs_and_of_the_rest_api_is_passed_on() -> None:
+    text = "hubs: {Chat: {anonymousConnectPolicy: allow}}\nlimits: {maxBodyBytes: 9}\n"
+    config = read_config("gateway", {}, {}, parse_config(text))
+    assert config.hubs["Chat"].anonymous_connect_policy == "allow"
+    assert config.file is not None
+    assert config.file.limits.max_body_bytes == 9
+    assert rest_config(config).max_body_bytes == 9
+    assert rest_config(config.replace(file=None)) == ControlPlaneConfig()
 
 
 @pytest.mark.parametrize("role", [*ROLES, "up"])
