@@ -38,10 +38,11 @@ from hubwire.runtime.listen import HeldPort, hold_listen_port
 START_SECONDS = 40.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02
+DRAIN = ["--drain-seconds", "1"]
 ANONYMOUS_HUB = "open"
 """The hub whose settings let clients in without a token."""
 PUBLIC_ENDPOINT = "https://wps.example.com"
-"""A name by which clients know the cluster (its gateways and control planes accept tokens for it)."""
+"""A name by which clients know the cluster (its gateways accept tokens for it)."""
 
 # The process goes when the test process does, however that ends.
 _DIE_WITH_PARENT = (
@@ -85,9 +86,7 @@ def settings_file(folder: Path, key: str, secondary_key: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "hubwire.yaml"
     settings = {
-        "access_key": key,
-        "secondary_access_key": secondary_key,
-        "drain_seconds": 1,
+        "accessKeys": {"primary": key, "secondary": secondary_key},
         "hubs": {ANONYMOUS_HUB: {"anonymousConnectPolicy": "allow"}},
     }
     path.write_text(yaml.safe_dump(settings))
@@ -113,7 +112,7 @@ class HubwireUp:
     def __init__(self, folder: Path, *options: str) -> None:
         self.key, self.secondary_key = new_key(), new_key()
         config = settings_file(folder, self.key, self.secondary_key)
-        self.up = Up(folder, "--memory", "--workers", "2", "--config", str(config), *options)
+        self.up = Up(folder, "--memory", "--workers", "2", "--config", str(config), *DRAIN, *options)
 
     @property
     def gateways(self) -> list[str]:
@@ -294,15 +293,26 @@ class HubwireCluster:
         self.key, self.secondary_key = new_key(), new_key()
         config = settings_file(self.folder, self.key, self.secondary_key)
         self.nats = NatsCluster(self.folder / "nats")
-        options = ["--nats", ",".join(self.nats.urls), "--durability", "replicated", "--config", str(config)]
-        edge = [*options, "--public-endpoints", PUBLIC_ENDPOINT]
+        options = [
+            "--nats",
+            ",".join(self.nats.urls),
+            "--durability",
+            "replicated",
+            "--config",
+            str(config),
+            *DRAIN,
+        ]
 
         def several(role: str, count: int, options: list[str]) -> list[Service]:
             return [Service(self.folder, f"{role}-{number}", role, options) for number in range(count)]
 
         self.router_services = several("router", routers, options)
-        self.gateway_services = several("gateway", gateways, edge)
-        self.control_plane_services = several("controlplane", control_planes, edge)
+        self.control_plane_services = several("controlplane", control_planes, options)
+        # Behind one load balancer all would have one name. Here the gateways are told those by which the
+        # control planes know themselves, since tokens that these make are for their own host.
+        endpoints = [PUBLIC_ENDPOINT, *(service.endpoint for service in self.control_plane_services)]
+        public = ["--public-endpoints", ",".join(endpoints)]
+        self.gateway_services = several("gateway", gateways, [*options, *public])
         self._gateways, self._control_planes = _Rotating(), _Rotating()
 
     @property

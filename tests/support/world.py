@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 import jwt
+import yarl
 from azure.core.credentials import AzureKeyCredential
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
 from support.topology import Topology
@@ -28,6 +29,8 @@ SECONDS = 10.0
 JSON_V1 = "json.webpubsub.azure.v1"
 PROTOBUF_V1 = "protobuf.webpubsub.azure.v1"
 API_VERSION = "2024-12-01"
+Answer = tuple[int, Mapping[str, str], bytes]
+"""Status, headers and body of a REST call."""
 EVERYTHING = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
 
 
@@ -177,28 +180,34 @@ class Rest:
         headers: Mapping[str, str] | None = None,
         authorization: str | None = None,
         **more: Any,
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """`path` below the hub, or a whole one when it begins with /api. Status, headers and body."""
-        import yarl
-
+    ) -> Answer:
+        """`path` below the hub, or a whole one when it begins with /api."""
         path = path if path.startswith("/api/") else f"/api/hubs/{self._hub}{path}"
         bare = yarl.URL(f"{self._topology.control_plane()}{path}", encoded=True)
         url = bare.with_query([*query, ("api-version", API_VERSION)])
-        claims = {"aud": str(url), "exp": int(time.time()) + 60}
         if authorization is None:
-            authorization = f"Bearer {jwt.encode(claims, key or self._topology.key)}"
+            authorization = self._signature(url, key)
         signed = {"Authorization": authorization} if authorization else {}
+        return await self._ask(method, url, {**signed, **(headers or {})}, **more)
+
+    async def follow(self, link: str) -> Answer:
+        """GET a link of an answer, as it is, signed for itself."""
+        url = yarl.URL(link, encoded=True)
+        return await self._ask("GET", url, {"Authorization": self._signature(url)})
+
+    def _signature(self, url: yarl.URL, key: str | None = None) -> str:
+        claims = {"aud": str(url), "exp": int(time.time()) + 60}
+        return f"Bearer {jwt.encode(claims, key or self._topology.key)}"
+
+    async def _ask(self, method: str, url: yarl.URL, headers: Mapping[str, str], **more: Any) -> Answer:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SECONDS))
-        async with self._session.request(
-            method, url, headers={**signed, **(headers or {})}, **more
-        ) as answer:
+        async with self._session.request(method, url, headers=headers, **more) as answer:
             return answer.status, answer.headers, await answer.read()
 
-    async def get(self, url: str) -> tuple[int, Mapping[str, str], bytes]:
+    async def get(self, url: str) -> Answer:
         """A plain GET of any URL, signed by nobody."""
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            return answer.status, answer.headers, await answer.read()
+        return await self._ask("GET", yarl.URL(url, encoded=True), {})
 
     async def close(self) -> None:
         if self._session is not None:
@@ -248,6 +257,10 @@ class World:
         """A client of json.webpubsub.azure.v1, greeted. It may do everything unless told otherwise."""
         socket = await self.open(self.client_url(user_id=user_id, **token), [JSON_V1])
         return await self._keep(JsonClient(socket)).greeted()
+
+    async def json_by_url(self, url: str) -> JsonClient:
+        """As `json`, with a client access URL that somebody else made."""
+        return await self._keep(JsonClient(await self.open(url, [JSON_V1]))).greeted()
 
     async def protobuf(self, user_id: str | None = None, **token: Any) -> ProtobufClient:
         socket = await self.open(self.client_url(user_id=user_id, **token), [PROTOBUF_V1])
