@@ -11,9 +11,11 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
+# A folder that venv left half made (Debian without python3-venv) must not pass for an environment.
 $(VENV)/run.stamp: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Hubwire needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } \
+		|| { rm -rf $(VENV); echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
@@ -24,10 +26,10 @@ $(VENV)/test.stamp: pyproject.toml $(VENV)/run.stamp
 
 .PHONY: up
 up: $(VENV)/run.stamp ## install what the service needs and start it (ARGS="--port 9000")
-	@$(BIN)/hubwire up $(ARGS)
+	@exec $(BIN)/hubwire up $(ARGS)
 
 .PHONY: test
-test: $(VENV)/test.stamp browser-deps ## install what the tests need and run all of them
+test: test-deps ## install what the tests need and run all of them
 	$(BIN)/pytest $(ARGS)
 
 .PHONY: check
@@ -38,11 +40,24 @@ check: $(VENV)/test.stamp ## style, types, import rules, unit and property tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
 
-.PHONY: unit property integration conformance chaos browser
-unit property integration conformance chaos: $(VENV)/test.stamp ## one kind of tests
+KINDS := unit property integration conformance chaos browser examples
+.PHONY: $(KINDS)
+unit property integration chaos: $(VENV)/test.stamp
+conformance: $(VENV)/test.stamp js-deps
+browser examples: $(VENV)/test.stamp js-deps browser-deps
+$(KINDS): ## one kind of tests
 	$(BIN)/pytest tests/$@ $(ARGS)
-browser: $(VENV)/test.stamp browser-deps
-	$(BIN)/pytest tests/browser $(ARGS)
+
+.PHONY: test-deps
+test-deps: $(VENV)/test.stamp js-deps browser-deps
+
+# The vendor's JavaScript packages; without npm the tests that need them say so and skip.
+JS := tests/conformance/js
+.PHONY: js-deps
+js-deps: $(if $(wildcard $(JS)/package-lock.json),$(JS)/node_modules/.package-lock.json)
+$(JS)/node_modules/.package-lock.json: $(JS)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(JS) && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
+		else echo "No npm: the JavaScript tests will be skipped."; fi
 
 # Chromium for the browser tests, where this user may install it; without it those tests say so and skip.
 .PHONY: browser-deps
@@ -58,8 +73,8 @@ load: $(VENV)/run.stamp ## what Hubwire costs against a bare send() loop
 
 .PHONY: clean
 clean: ## remove what make has made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(JS)/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .PHONY: help
 help:
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z$$()A-Z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^\$$\(KINDS\)/$(KINDS)/; s/:.*## /\t/' | expand -t 12

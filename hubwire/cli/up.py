@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, replace
@@ -190,6 +192,7 @@ def _banner(plan: Plan, client_url: str, seconds: float, out: Output) -> str:
         else f" --data {shown_path(plan.folder.path)}"
     )
     label = out.style("{}", "dim")
+    hubwire = own_command()
     return f"""
 {out.style("Hubwire is ready", "bold", "green")} in {seconds:.1f} s: {workers}, {where}.
 
@@ -200,11 +203,22 @@ def _banner(plan: Plan, client_url: str, seconds: float, out: Output) -> str:
 
 Try it, in two more terminals:
 
-  {out.style(f"hubwire connect {_DEMO_HUB} --join room{folder}", "cyan")}
-  {out.style(f"hubwire publish {_DEMO_HUB} 'Hello, everybody'{folder}", "cyan")}
-  {out.style(f"hubwire publish {_DEMO_HUB} 'Hello, room' --group room{folder}", "cyan")}
+  {out.style(f"{hubwire} connect {_DEMO_HUB} --join room{folder}", "cyan")}
+  {out.style(f"{hubwire} publish {_DEMO_HUB} 'Hello, everybody'{folder}", "cyan")}
+  {out.style(f"{hubwire} publish {_DEMO_HUB} 'Hello, room' --group room{folder}", "cyan")}
 
 Ctrl-C stops it."""
+
+
+def own_command() -> str:
+    """How this command line is called from here: its name alone only when a shell would find it."""
+    this = Path(sys.argv[0])
+    if this.name != "hubwire":
+        return f"{shlex.quote(sys.executable)} -m hubwire.cli.main"
+    found = shutil.which("hubwire")
+    if found and Path(found).resolve() == this.resolve():
+        return "hubwire"
+    return shown_path(this.absolute()).removeprefix("./")
 
 
 def shown_path(path: Path) -> str:
