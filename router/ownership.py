@@ -148,10 +148,7 @@ class Ownership:
     def _wanted_changes(self, table: OwnersTable) -> tuple[dict[int, str], set[int]]:
         """What this router should write into the table now: partition to new owner; and which of these
         it owns today and hands over."""
-        alive = set(self._routers.alive) | {self.name}
-        if self._leaving:
-            alive.discard(self.name)
-        should = placement(alive)
+        should = placement(self._others() if self._leaving else self._others() | {self.name})
         changes: dict[int, str] = {}
         planned: set[int] = set()
         for partition in range(PARTITIONS):
@@ -275,13 +272,17 @@ class Ownership:
             for end in unsubscribe:
                 await end()
 
+    def _others(self) -> set[str]:
+        return self._routers.alive - self._routers.leaving - {self.name}
+
     async def hand_over(self, deadline_seconds: float) -> None:
         """Give every partition to the routers that remain, before a planned stop. Without others, or
         after the deadline, what is left is taken over when the lease has ended."""
         self._leaving = True
+        await self._lease.leave()  # or they would give us back what they get
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_seconds
-        while self.partitions and loop.time() < end and self._routers.alive - {self.name}:
+        while self.partitions and loop.time() < end and self._others():
             try:
                 await self._rebalance()
             except HubwireError as error:

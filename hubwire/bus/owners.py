@@ -95,7 +95,10 @@ class OwnersStore:
         self._bucket: KeyValue | None = None
 
     async def read(self) -> tuple[OwnersTable, int]:
-        """The table and its revision; EMPTY_TABLE and 0 when there is none."""
+        """The table and its revision; EMPTY_TABLE and 0 when there is none. Raises InvalidRequest for a
+        table that is not one of this cluster's."""
+        if not self._bus.connected:
+            raise Unavailable("NATS is not connected.")
         try:
             async with asyncio.timeout(5):
                 if self._bucket is None:
@@ -114,6 +117,8 @@ class OwnersStore:
         """Store the table if it is still at `revision` (0: if there is none), and announce it. False:
         somebody else was first; read again. Raises Unavailable when it is not known whether it was
         stored; read again before anything else then, too."""
+        if not self._bus.connected:
+            raise Unavailable("NATS is not connected.")
         data = pack_table(table)
         try:
             async with asyncio.timeout(5):
@@ -178,7 +183,8 @@ class OwnersView:
             while True:
                 self._refresh_wanted.clear()
                 try:
-                    self.offer((await self._store.read())[0])
+                    if self._bus.connected:  # _refresh_wanted comes with the reconnection
+                        self.offer((await self._store.read())[0])
                 except (Unavailable, InvalidRequest) as error:
                     log.warning("owners_read_failed", error=str(error))
                     await asyncio.sleep(0.2)

@@ -45,20 +45,28 @@ class LeaseEntry(NamedTuple):
 NOTHING = LeaseEntry(0, 0, 0.0, False)
 
 
-def pack_renewal(count: int, ttl: float) -> bytes:
-    """`ttl` 0: the holder says that this run is over."""
-    return pack([VERSION, count, int(ttl * 1000)])
+LEAVING, ENDED = 1, 2
 
 
-def pack_ending(count: int) -> bytes:
-    return pack([VERSION, count, 0, 1])
+class LeaseMessage(NamedTuple):
+    """What is stored, and heard: a renewal (`ttl` above 0; `leaving`: the holder gives its work away), the
+    holder's word that its run is over (`ttl` 0), or a reader's attempt to end it (`ending`)."""
+
+    renewal: int
+    ttl: float
+    leaving: bool = False
+    ending: bool = False
+
+    def pack(self) -> bytes:
+        mark = ENDED if self.ending else LEAVING if self.leaving else 0
+        return pack([VERSION, self.renewal, int(self.ttl * 1000), mark])
 
 
-def unpack_lease(data: bytes) -> tuple[int, float, bool]:
-    """Count, ttl, and whether this is a reader's ending. Raises InvalidRequest."""
+def unpack_lease(data: bytes) -> LeaseMessage:
+    """Raises InvalidRequest."""
     try:
-        _, count, ttl_ms, *ending = unpack(data)
-        return int(count), ttl_ms / 1000, bool(ending)
+        _, renewal, ttl_ms, mark, *_ = unpack(data)
+        return LeaseMessage(int(renewal), ttl_ms / 1000, mark == LEAVING, mark == ENDED)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"Not a lease: {error}") from error
 
@@ -111,10 +119,10 @@ async def _read(bus: BusClient, subject: str) -> tuple[LeaseEntry, float]:
     except (ValueError, KeyError) as error:
         raise Unavailable(f"JetStream's answer cannot be read: {error!r}") from error
     try:
-        count, ttl, _ = unpack_lease(b64decode(found.get("data", "")))
+        lease = unpack_lease(b64decode(found.get("data", "")))
     except (InvalidRequest, ValueError):
         return LeaseEntry(revision, 0, 0.0, True), stored  # deleted by hand
-    return LeaseEntry(revision, count, ttl, ttl <= 0), stored
+    return LeaseEntry(revision, lease.renewal, lease.ttl, lease.ttl <= 0), stored
 
 
 async def read_entry(bus: BusClient, role: str, name: str) -> LeaseEntry:

@@ -12,9 +12,9 @@ from hubwire.bus.subjects import LEASES_CENSUS, lease_subject
 from hubwire.model.errors import HubwireError, InvalidRequest
 from hubwire.runtime.lease_bucket import (
     LeaseEntry,
+    LeaseMessage,
     list_entries,
     margin_of,
-    pack_ending,
     read_entry,
     store_if,
     unpack_lease,
@@ -54,6 +54,8 @@ class LeaseWatch:
         self._listing = False
         self._complete = asyncio.Event()
         self.alive: set[str] = set()
+        self.leaving: set[str] = set()
+        """Those of `alive`, and perhaps others that have gone, that said that they give their work away."""
 
     @property
     def complete(self) -> bool:
@@ -88,17 +90,19 @@ class LeaseWatch:
     def _heard(self, subject: str, _reply: str, data: bytes) -> None:
         name = subject.rpartition(".")[2]
         try:
-            count, ttl, ending = unpack_lease(data)
+            lease = unpack_lease(data)
         except InvalidRequest:
             return  # a delete marker of the bucket, or not ours
-        if ending:
+        if lease.ending:
             seen = self._seen.get(name)
             if seen is not None and not seen.ended:
                 self._start(self._check(name, seen))
-        elif ttl <= 0:
+        elif lease.ttl <= 0:
             self._ended(name)
         else:
-            self._renewed(name, count, ttl)
+            if lease.leaving:
+                self.leaving.add(name)
+            self._renewed(name, lease.renewal, lease.ttl)
 
     def _renewed(self, name: str, count: int, ttl: float) -> None:
         seen = self._seen.get(name)
@@ -120,6 +124,7 @@ class LeaseWatch:
     def _gone(self, name: str) -> None:
         if name in self.alive:
             self.alive.discard(name)
+            self.leaving.discard(name)
             log.info("lease_ended", role=self._role, name=name)
             self._tell(name, False)
         elif self._judges and self._seen[name].ended:
@@ -171,7 +176,7 @@ class LeaseWatch:
     async def _end(self, name: str, seen: _Seen, entry: LeaseEntry) -> bool:
         """Replace the renewal that we have waited on. False: there is a newer one."""
         subject = lease_subject(self._role, name)
-        data = pack_ending(max(seen.count, 0))
+        data = LeaseMessage(seen.count, 0.0, ending=True).pack()
         return await store_if(self._bus, subject, data, entry.revision, 1.0) is not None
 
     # -- knowing everybody -------------------------------------------------------------------------

@@ -32,8 +32,8 @@ from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.runtime.lease_bucket import (
     BUCKET_TTL_SECONDS,
     NOTHING,
+    LeaseMessage,
     margin_of,
-    pack_renewal,
     read_entry,
     read_leases,
     store_if,
@@ -97,6 +97,9 @@ class Lease:
         self._failing = False
         self._asked = asyncio.Event()
         self._released = False
+        self._leaving = False
+        self._renewed = asyncio.Event()
+        self._look_for_bucket = False
         self.on_lost: Callable[[], None] | None = None
         """Called once when the lease, once held, was found ended: this run's name is used up."""
 
@@ -150,7 +153,7 @@ class Lease:
         """One attempt. Raises Unavailable when it is not known to be stored, _Over when it never will be."""
         sent = self._clock()
         self._count += 1
-        data = pack_renewal(self._count, self.ttl)
+        data = LeaseMessage(self._count, self.ttl, leaving=self._leaving).pack()
         try:
             stored = await store_if(self._bus, self._subject, data, self._revision, min(self.ttl / 4, 1.0))
         except Unavailable:
@@ -164,6 +167,7 @@ class Lease:
             raise Unavailable("The lease's entry had changed.")
         self._revision = stored
         self._held = True
+        self._renewed.set()
         self._valid_until = max(self._valid_until, sent + self.ttl - margin_of(self.ttl))
 
     async def _look(self) -> None:
@@ -177,12 +181,15 @@ class Lease:
     async def run(self) -> None:
         """Renew until cancelled, released or ended. Failures are retried for as long as it takes."""
         unsubscribe = await self._bus.subscribe(LEASES_CENSUS, lambda *_: self._asked.set())
-        self._bus.on_reconnect(self._asked.set)
+        self._bus.on_reconnect(self._reconnected)
         try:
             while not self._released:
                 pause = self.ttl / 4
                 self._asked.clear()
                 try:
+                    if self._look_for_bucket:
+                        self._look_for_bucket = False
+                        await self._open(OPEN_SECONDS)
                     await self._renew()
                     if self._failing:
                         log.info("lease_renewed_again", role=self.role, name=self.name)
@@ -206,11 +213,27 @@ class Lease:
         finally:
             await unsubscribe()
 
+    def _reconnected(self) -> None:
+        self._look_for_bucket = True
+        self._asked.set()
+
+    async def leave(self, timeout: float = 1.0) -> None:
+        """Say, from now on, that this holder gives its work away; wait until that was stored. Best effort:
+        `run` must be running, and goes on renewing."""
+        self._leaving = True
+        self._renewed.clear()
+        self._asked.set()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._renewed.wait()
+        except TimeoutError:
+            log.warning("lease_leaving_not_told", role=self.role, name=self.name)
+
     async def release(self) -> None:
         """Say that this run is over, so that nobody waits for the TTL. Best effort."""
         self._released = True
         self._valid_until = 0.0
         try:
-            await self._bus.ask(self._subject, pack_renewal(self._count + 1, 0), 1.0)
+            await self._bus.ask(self._subject, LeaseMessage(self._count + 1, 0.0).pack(), 1.0)
         except Unavailable as error:
             log.debug("lease_not_released", error=str(error))
