@@ -120,7 +120,7 @@ async def test_a_closed_connection_is_gone_everywhere(world):
     client, other = await world.json("alice", groups=["room"]), await world.json(groups=["room"])
     await client.close()
     path = f"/connections/{client.connection_id}"
-    await world.gone("HEAD", path)
-    await world.gone("HEAD", "/users/alice")
+    await world.gone(path)
+    await world.gone("/users/alice")
     await other.publish("room", "still here")
     assert await other.data() == "still here"

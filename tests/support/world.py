@@ -274,10 +274,17 @@ class World:
         """JSON clients, on every gateway in turn."""
         return [await self.json(user_id, **token) for _ in range(count)]
 
-    async def gone(self, method: str, path: str) -> None:
+    async def gone(self, path: str) -> None:
         """Wait until REST answers 404: a client's own close reaches the service in its own time."""
+        await self._until(path, 404)
+
+    async def present(self, path: str) -> None:
+        """Wait until there is such a group, user or connection."""
+        await self._until(path, 200)
+
+    async def _until(self, path: str, status: int) -> None:
         async with asyncio.timeout(SECONDS):
-            while (await self.rest(method, path))[0] != 404:  # noqa: ASYNC110 - another process knows
+            while (await self.rest("HEAD", path))[0] != status:  # noqa: ASYNC110 - another process knows
                 await asyncio.sleep(0.02)
 
     def _keep(self, client: Any) -> Any:
