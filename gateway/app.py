@@ -46,9 +46,10 @@ class Worker(NamedTuple):
 
 
 class Http(NamedTuple):
-    """The HTTP server behind the gateway: a factory of protocols, and how it is closed."""
+    """The HTTP server behind the gateway: a factory of protocols, and how it is closed. Without a factory
+    only client endpoints are served."""
 
-    factory: HttpFactory
+    factory: HttpFactory | None
     close: Callable[[], Awaitable[None]]
 
 
@@ -114,11 +115,10 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
     config, service = worker.config, worker.gateway
     await service.listening.wait()  # what is published after a client's 101 must find us subscribed
     http = await make_http(worker) if make_http is not None else None
-    fronts: set[Front] = set()
     factory = http.factory if http is not None else None
     sock = open_listener(config.host, config.port)
     server = await loop.create_server(
-        lambda: Front(fronts, service.admit, factory), sock=sock, backlog=BACKLOG
+        lambda: Front(service.fronts, service.admit, factory), sock=sock, backlog=BACKLOG
     )
     try:
         log.info("gateway_listening", gateway=worker.name, host=config.host, port=sock.getsockname()[1])
@@ -128,7 +128,7 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
     finally:
         service.draining = True
         server.close()
-        for front in [*fronts]:
+        for front in [*service.fronts]:
             front.transport.abort()
         await drain.let_go(service, config.drain_seconds)
         if http is not None:

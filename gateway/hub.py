@@ -60,6 +60,10 @@ class LocalHubs(Generic[M]):
     def has(self, key: str) -> bool:
         return key in self._by_key
 
+    def keys(self) -> set[str]:
+        """Every key that has a member (for tests and introspection)."""
+        return set(self._by_key)
+
     def keys_of(self, member: M) -> list[str]:
         """Every key that the connection belongs to."""
         keys = [hub_key(member.hub)]
@@ -75,13 +79,14 @@ class LocalHubs(Generic[M]):
 
     def remove(self, member: M) -> list[str]:
         """Forget a connection. Idempotent: the second call returns nothing."""
-        if self._by_id.pop(member.id, None) is None:
+        if self._by_id.get(member.id) is not member:
             return []
+        del self._by_id[member.id]
         return [key for key in self.keys_of(member) if self._exit(key, member)]
 
     def join(self, member: M, group: str) -> list[str]:
         """Put a registered connection into a group. Nothing happens when it is in it, or is gone."""
-        if group in member.groups or member.id not in self._by_id:
+        if group in member.groups or self._by_id.get(member.id) is not member:
             return []
         member.groups.add(group)
         key = group_key(member.hub, group)

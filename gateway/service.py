@@ -79,6 +79,7 @@ class GatewayService:
         self._limits = limits
         self._audiences = AudiencePolicy.of(public_endpoints)
         self._flusher = Flusher(loop)
+        self.fronts: set[Front] = set()  # accepted sockets that are not decided upon
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
         self.delivery = Delivery(self.hubs, loop.time)

@@ -1,0 +1,132 @@
+"""One connection of the gateway on a real TCP socket, without a bus: its far end in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from support.stack import Raw, until
+
+from gateway.connection import SEND_EVENT, Connection, Mode
+from gateway.protocol.json_v1 import JSON_V1
+from gateway.transport import Flusher, WebSocketPeer
+from gateway.upgrade import hand_over
+from hubwire.model.permissions import PermissionSet
+
+KEY = b64encode(b"0123456789abcdef").decode()
+ALL = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
+both_loops = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+def run(loop: Callable[[], asyncio.AbstractEventLoop], test: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(test, 60))
+
+
+class Executor:
+    """Notes what a connection asks for, and has it done when the test says so, or at once."""
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once
+        self.asked: list[tuple[str, Any]] = []
+        self.pending: list[Any] = []
+        self.ends: list[str] = []
+
+    def _ask(self, what: str, about: Any, done: Any) -> None:
+        self.asked.append((what, about))
+        if self.at_once:
+            done(None)
+        else:
+            self.pending.append(done)
+
+    def publish(self, _connection: Connection, request: Any, done: Any) -> None:
+        self._ask("publish", request.data, done)
+
+    def join(self, _connection: Connection, group: str, done: Any) -> None:
+        self._ask("join", group, done)
+
+    def leave(self, _connection: Connection, group: str, done: Any) -> None:
+        self._ask("leave", group, done)
+
+    def event(self, _connection: Connection, request: Any, done: Any) -> None:
+        self._ask("event", request.data, done)
+
+    def registered(self, _connection: Connection) -> None:
+        self.asked.append(("registered", None))
+
+    def ended(self, _connection: Connection, category: str) -> None:
+        self.ends.append(category)
+
+    @property
+    def requests(self) -> list[tuple[str, Any]]:
+        return [one for one in self.asked if one[0] != "registered"]
+
+    def finish(self, error: Any = None, *, which: int = 0) -> None:
+        self.pending.pop(which)(error)
+
+
+async def tcp_pair(receive_buffer: int = 0, send_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
+    """Our end and the client's."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        far = socket.socket()
+        if receive_buffer:
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        far.connect(listener.getsockname())
+        near, _ = listener.accept()
+    if send_buffer:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    near.setblocking(False)
+    far.setblocking(False)
+    return near, far
+
+
+@asynccontextmanager
+async def linked(
+    peer: WebSocketPeer, *, rest: bytes = b"", receive_buffer: int = 0, send_buffer: int = 0
+) -> AsyncIterator[Raw]:
+    """`peer` handed the one end of a connection; the other end, behind its 101."""
+    near, far = await tcp_pair(receive_buffer, send_buffer)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+    hand_over(transport, peer, KEY, None, rest)
+    raw = Raw(*await asyncio.open_connection(sock=far, limit=max(receive_buffer, 4096)))
+    try:
+        assert (await raw.head())[0] == 101
+        yield raw
+    finally:
+        raw.close()
+        peer.abort()
+        await until(lambda: peer.finished)
+
+
+def new_connection(
+    executor: Executor,
+    *,
+    codec: Any = JSON_V1,
+    roles: Sequence[str] = ALL,
+    mode: Mode = SEND_EVENT,
+    outbox_limit: int = 1_000_000,
+    flusher: Flusher | None = None,
+) -> Connection:
+    return Connection(
+        "id",
+        "chat",
+        "user",
+        codec,
+        PermissionSet.from_roles(roles),
+        set(),
+        mode,
+        executor=executor,
+        flusher=flusher or Flusher(asyncio.get_running_loop()),
+        outbox_limit=outbox_limit,
+    )
