@@ -81,6 +81,12 @@ def _run(arguments: list[str]) -> int:
     except HubwireError as fault:
         out.fail(getattr(fault, "faults", None) or [str(fault)])
         return 2 if isinstance(fault, InvalidRequest) else 1
+    except BrokenPipeError:
+        raise
+    except OSError as fault:
+        what = f"{fault.filename}: " if fault.filename else ""
+        out.fail([f"{what}{fault.strerror or fault}; the system refused what `{args.command}` needs."])
+        return 1
 
 
 def build_parser(arguments: Sequence[str]) -> ArgumentParser:

@@ -72,12 +72,12 @@ class Plan:
     config: ProcessConfig
     workers: int
     endpoint: str
+    local_endpoint: str  # by which this machine itself reaches it, also when clients come by another way
     keys: AccessKeys
     folder: DataFolder
 
-    @property
-    def connection_string(self) -> str:
-        return f"Endpoint={self.endpoint};AccessKey={self.keys.primary};Version=1.0;"
+    def connection_string(self, endpoint: str) -> str:
+        return f"Endpoint={endpoint};AccessKey={self.keys.primary};Version=1.0;"
 
 
 def run(args: Namespace, out: Output) -> int:
@@ -91,10 +91,14 @@ def run(args: Namespace, out: Output) -> int:
     try:
         held = hold_listen_port(config.host, config.port)
         with held.socket:
-            endpoint = (config.public_endpoints or (f"http://{url_host(config.host)}:{held.port}",))[0]
+            in_file = config.file.seed_keys() if config.file is not None else None
+            # Keys in the file are to begin with; those given to this start are in force from now on.
+            ordered = bool(config.access_key) and (in_file is None or config.access_key != in_file.primary)
             try:
                 keys = folder.keep_keys(
-                    _new_keys, primary=config.access_key, secondary=config.secondary_access_key
+                    lambda: _first_keys(config),
+                    primary=config.access_key if ordered else "",
+                    secondary=config.secondary_access_key if ordered else "",
                 )
             except OSError as fault:
                 raise unwritable(path, fault) from fault
@@ -105,18 +109,21 @@ def run(args: Namespace, out: Output) -> int:
                 access_key=keys.primary,
                 secondary_access_key=keys.secondary,
                 access_key_salt=keys.salt,
-                access_key_is_order=bool(config.access_key),
+                access_key_is_order=ordered,
                 keys_file=str(folder.keys_file),
             )
-            plan = Plan(config, cast(int, own["workers"]), endpoint, keys, folder)
+            local = f"http://{url_host(config.host)}:{held.port}"
+            endpoint = config.public_endpoints[0] if config.public_endpoints else local
+            plan = Plan(config, cast(int, own["workers"]), endpoint, local, keys, folder)
             _supervise(plan, out)
     finally:
         folder.close()
     return 0
 
 
-def _new_keys() -> AccessKeys:
-    return AccessKeys(*(secrets.token_urlsafe(33) for _ in range(3)))
+def _first_keys(config: ProcessConfig) -> AccessKeys:
+    given = (config.access_key, config.secondary_access_key, "")
+    return AccessKeys(*(key or secrets.token_urlsafe(33) for key in given))
 
 
 def _supervise(plan: Plan, out: Output) -> None:
@@ -161,7 +168,7 @@ def _announce(plan: Plan, children: Family, out: Output) -> None:
     client_url = f"{plan.endpoint.replace('http', 'ws', 1)}/client/hubs/{_DEMO_HUB}?access_token={token}"
     facts: dict[str, object] = {
         "endpoint": plan.endpoint,
-        "connectionString": plan.connection_string,
+        "connectionString": plan.connection_string(plan.endpoint),
         "clientUrl": client_url,
         "pid": os.getpid(),
         "workers": plan.workers,
@@ -170,8 +177,8 @@ def _announce(plan: Plan, children: Family, out: Output) -> None:
     }
     plan.folder.announce(
         {
-            "endpoint": plan.endpoint,
-            "connectionString": plan.connection_string,
+            "endpoint": plan.local_endpoint,
+            "connectionString": plan.connection_string(plan.local_endpoint),
             "nats": {
                 "url": f"nats://127.0.0.1:{children.nats_port}",
                 "user": children.nats.user,
@@ -197,7 +204,7 @@ def _banner(plan: Plan, client_url: str, seconds: float, out: Output) -> str:
 {out.style("Hubwire is ready", "bold", "green")} in {seconds:.1f} s: {workers}, {where}.
 
   {label.format("Endpoint         ")}  {plan.endpoint}
-  {label.format("Connection string")}  {plan.connection_string}
+  {label.format("Connection string")}  {plan.connection_string(plan.endpoint)}
   {label.format("Client URL (60 min)")}
   {client_url}
 

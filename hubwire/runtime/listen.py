@@ -33,7 +33,7 @@ def hold_listen_port(host: str, port: int) -> HeldPort:
         # SO_REUSEPORT would let us join another program's port, so the first look is without it.
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _only_v6(probe)
+            _both_versions(probe)
             probe.bind(address)
         holder = _bound(family, address)
     except OSError as fault:
@@ -78,19 +78,25 @@ def _resolve(
 
 
 def _bound(family: socket.AddressFamily, address: object) -> socket.socket:
-    """Bound with SO_REUSEPORT and without SO_REUSEADDR, which would let a second probe pass beside us."""
-    bound = socket.socket(family)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _only_v6(bound)
-        bound.bind(address)  # type: ignore[arg-type]
-    except BaseException:
-        bound.close()
-        raise
+    """Bound with SO_REUSEPORT and without SO_REUSEADDR, which would let a second probe pass beside us;
+    with it after all when connections of an earlier program still fade away on the port (TIME_WAIT)."""
+    for reuse_address in (0, 1):
+        bound = socket.socket(family)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse_address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _both_versions(bound)
+            bound.bind(address)  # type: ignore[arg-type]
+        except OSError as fault:
+            bound.close()
+            if reuse_address or fault.errno != errno.EADDRINUSE:
+                raise
+        else:
+            break
     return bound
 
 
-def _only_v6(one: socket.socket) -> None:
+def _both_versions(one: socket.socket) -> None:
     if one.family == socket.AF_INET6:
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 

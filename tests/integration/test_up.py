@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import signal
 import socket
 import stat
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -36,6 +38,15 @@ def healthy(endpoint: str, seconds: float = 10.0) -> bool:
             time.sleep(0.05)
 
 
+def free_port() -> int:
+    """A free port outside the range that the kernel gives to others meanwhile."""
+    while True:
+        port = random.randrange(15000, 30000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
 def nothing_left(folder: Path) -> None:
     deadline = time.monotonic() + 10
     while processes_that_mention(str(folder)) and time.monotonic() < deadline:
@@ -44,13 +55,14 @@ def nothing_left(folder: Path) -> None:
 
 
 def test_it_serves_says_where_and_keeps_its_keys_for_the_owner_alone(tmp_path: Path) -> None:
-    with Up(tmp_path, "--workers", "2") as up:
+    port = free_port()
+    with Up(tmp_path, "--workers", "2", port=str(port)) as up:
+        assert up.endpoint == f"http://127.0.0.1:{port}"
         assert healthy(up.endpoint)
         assert up.facts["connectionString"].startswith(f"Endpoint={up.endpoint};AccessKey=")
         assert up.facts["clientUrl"].startswith(up.endpoint.replace("http", "ws") + "/client/hubs/")
         for name in ("keys.json", "endpoint.json", "nats.conf"):
             assert stat.S_IMODE((up.data / name).stat().st_mode) == 0o600, name
-        port = port_of(up.endpoint)
         first = up.facts["connectionString"]
         assert up.stop() == 0
     nothing_left(tmp_path)
@@ -93,6 +105,54 @@ def test_a_given_access_key_is_the_primary_key(tmp_path: Path) -> None:
     with Up(tmp_path, "--access-key", key) as up:
         assert f"AccessKey={key};" in up.facts["connectionString"]
         assert json.loads((up.data / "keys.json").read_text())["primaryKey"] == key
+
+
+def test_keys_of_the_config_file_are_to_begin_with(tmp_path: Path) -> None:
+    key = "a-key-of-my-own-which-is-long-enough-1234"
+    (tmp_path / "h.yaml").write_text(f"accessKeys: {{primary: {key}}}\n")
+    with Up(tmp_path, "--config", "h.yaml") as up:
+        assert f"AccessKey={key};" in up.facts["connectionString"]
+    other = key + "-another"
+    with Up(tmp_path, "--access-key", other) as up:
+        assert f"AccessKey={other};" in up.facts["connectionString"]
+    with Up(tmp_path, "--config", "h.yaml") as up:
+        assert f"AccessKey={other};" in up.facts["connectionString"]
+
+
+def test_a_public_endpoint_is_what_clients_are_told_and_not_what_this_machine_uses(tmp_path: Path) -> None:
+    with Up(tmp_path, "--public-endpoints", "https://pubsub.example.com") as up:
+        assert up.facts["connectionString"].startswith("Endpoint=https://pubsub.example.com;")
+        assert up.facts["clientUrl"].startswith("wss://pubsub.example.com/client/hubs/")
+        local = json.loads((up.data / "endpoint.json").read_text())["endpoint"]
+        assert local.startswith("http://127.0.0.1:")
+        assert healthy(local)
+
+
+def test_ctrl_c_in_a_terminal_stops_it_in_order(tmp_path: Path) -> None:
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-m", "hubwire.cli.main", "up", "--port", "0", "--log-level", "info"]
+    pid = os.fork()
+    if pid == 0:
+        os.login_tty(inside)  # a session of its own, with the terminal as the controlling one
+        os.chdir(tmp_path)
+        os.execv(command[0], command)
+    os.close(inside)
+    printed = b""
+    with open(terminal, "rb", buffering=0) as screen:
+        while b"Ctrl-C stops it" not in printed:
+            printed += screen.read(4096)
+        os.write(terminal, b"\x03")
+        try:
+            while chunk := screen.read(4096):
+                printed += chunk
+        except OSError:
+            pass  # how a terminal ends
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"\x1b[1;32mHubwire is ready" in printed
+    assert b"stop_requested" in printed
+    assert b"child_ended" not in printed  # nobody but the supervisor heard the Ctrl-C
+    assert b"Traceback" not in printed
+    assert not (tmp_path / ".hubwire" / "endpoint.json").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -142,8 +202,8 @@ def test_a_killed_child_comes_back_with_a_reason_in_the_log_and_the_rest_goes_on
 def test_nothing_outlives_a_supervisor_that_is_killed_and_the_folder_can_be_used_at_once(
     tmp_path: Path,
 ) -> None:
-    with Up(tmp_path) as up:
-        port = port_of(up.endpoint)
+    port = free_port()
+    with Up(tmp_path, port=str(port)) as up:
         up.signal(signal.SIGKILL)
         up.end()
         with Up(tmp_path, port=str(port)) as again:
