@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import pytest
-from support.members import (
-    HUB,
-    Member,
-    Sender,
-    assert_all_arrive,
-    assert_at_most_once_in_order,
-    until,
-)
+from support.members import HUB, Member, assert_all_arrive, until
 from support.observer import Observer, observe
-from support.processes import Fleet, Service
+from support.processes import Fleet
+from support.traffic import GROUPS, Traffic
 
 from hubwire.bus.envelopes import (
     JOIN,
@@ -33,56 +26,6 @@ from hubwire.bus.subjects import gateway_subject, router_subject
 from hubwire.model.message import DataType, Message
 
 TAKEOVER_SECONDS = 2.0  # the requirement's
-GROUPS = [f"g{number}" for number in range(12)]  # spread over both routers
-
-
-class Traffic:
-    """A publisher for each group on one gateway, and two members of all groups: one here, one elsewhere."""
-
-    def __init__(self, publishers: Sequence[Member], members: Sequence[Member]) -> None:
-        self.publishers = publishers
-        self.members = members
-        self.senders = [
-            Sender(publisher, group, f"p-{group}", pause_seconds=0.004)
-            for publisher, group in zip(publishers, GROUPS, strict=True)
-        ]
-
-    @classmethod
-    async def start(cls, here: Service, there: Service) -> Traffic:
-        publishers = await asyncio.gather(*(Member.connect(here, f"p-{group}") for group in GROUPS))
-        members = await asyncio.gather(Member.connect(here, "near"), Member.connect(there, "far"))
-        for member in members:
-            assert all(await asyncio.gather(*(member.join(group) for group in GROUPS)))
-        return cls(publishers, members)
-
-    @property
-    def acked(self) -> int:
-        return sum(len(sender.acked) for sender in self.senders)
-
-    async def flow(self, messages: int = 100) -> None:
-        """Until every publisher has had so many more acks."""
-        goals = [len(sender.acked) + messages for sender in self.senders]
-        await until(
-            lambda: all(len(s.acked) >= goal for s, goal in zip(self.senders, goals, strict=True)),
-            20,
-            "messages flow",
-        )
-
-    async def stop(self) -> None:
-        for sender in self.senders:
-            await sender.stop()
-
-    async def assert_nothing_lost(self) -> None:
-        """Everything that was acked has arrived, once and in order, at both members."""
-        for sender in self.senders:
-            assert not sender.failed
-            for member in self.members:
-                await assert_all_arrive(member, sender.group, sender.acked)
-                assert_at_most_once_in_order(member.of(sender.group))
-
-    async def close(self) -> None:
-        for member in [*self.publishers, *self.members]:
-            await member.close()
 
 
 async def owned_by(observer: Observer, count: int) -> set[str]:
@@ -107,9 +50,8 @@ async def test_what_is_acked_arrives_when_a_router_is_killed_and_the_takeover_ta
         await owned_by(observer, 1)
         await traffic.flow()
     await traffic.stop()
-    outages = {sender.group: round(sender.longest_outage, 3) for sender in traffic.senders}
-    print("outages in seconds:", outages)
-    assert max(outages.values()) < TAKEOVER_SECONDS
+    print("outages in seconds:", traffic.longest_outages)
+    assert max(traffic.longest_outages.values()) < TAKEOVER_SECONDS
     await traffic.assert_nothing_lost()
     await traffic.close()
 
