@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
 from hubwire.model.errors import InvalidRequest
+from hubwire.model.event_handlers import KEY_VAULT_REFERENCE, handler_faults, with_lower_case_events
 from hubwire.model.settings import (
     EventHandler,
     GroupPresenceEvents,
@@ -22,7 +22,16 @@ from hubwire.model.settings import (
     UpstreamAuth,
 )
 
-KEY_VAULT_REFERENCE = "{@Microsoft.KeyVault("
+__all__ = [
+    "KEY_VAULT_REFERENCE",
+    "MAX_EVENT_LISTENERS",
+    "HubFault",
+    "InvalidHubSettings",
+    "hub_faults",
+    "parse_hub_settings",
+    "place_text",
+]
+
 MAX_EVENT_LISTENERS = 10
 
 Place = tuple[str | int, ...]
@@ -65,7 +74,7 @@ def parse_hub_settings(properties: object) -> HubSettings:
 
     Raises InvalidHubSettings with every fault that can be found in one go.
     """
-    plain = _without_nulls(properties)
+    plain = _lower_case_events(_without_nulls(properties))
     faults = list(hub_faults(plain))
     if faults:
         raise InvalidHubSettings(faults)
@@ -85,31 +94,12 @@ def hub_faults(properties: object) -> Iterator[HubFault]:
     handlers = properties.get("eventHandlers")
     if isinstance(handlers, list):
         for index, handler in enumerate(handlers):
-            if isinstance(handler, dict) and isinstance(handler.get("urlTemplate"), str):
-                text = url_template_fault(handler["urlTemplate"])
-                if text is not None:
-                    yield HubFault(("eventHandlers", index, "urlTemplate"), text)
+            if isinstance(handler, dict):
+                for place, text in handler_faults(handler):
+                    yield HubFault(("eventHandlers", index, *place), text)
     listeners = properties.get("eventListeners")
     if isinstance(listeners, list) and len(listeners) > MAX_EVENT_LISTENERS:
         yield HubFault(("eventListeners",), f"There can be {MAX_EVENT_LISTENERS} event listeners at most.")
-
-
-def url_template_fault(template: str) -> str | None:
-    """What is wrong with the address of an event handler; None when it is usable."""
-    if KEY_VAULT_REFERENCE in template:
-        return None  # judged by whoever can or cannot resolve it
-    try:
-        url = urlsplit(template)
-        host, port = url.hostname, url.port
-    except ValueError:
-        return "This is not a URL."
-    if url.scheme not in ("http", "https") or not host:
-        return "The URL must begin with http:// or https:// and name a host."
-    if "{" in url.netloc or "}" in url.netloc:
-        return "{hub} and {event} cannot stand in the host part of the URL."
-    if port == 0:
-        return "The port cannot be 0."
-    return None
 
 
 def _unknown(value: Mapping[str, object], struct: type[msgspec.Struct], place: Place) -> Iterator[HubFault]:
@@ -135,6 +125,13 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
     return value
+
+
+def _lower_case_events(properties: Any) -> Any:
+    if not isinstance(properties, dict) or not isinstance(properties.get("eventHandlers"), list):
+        return properties
+    handlers = [with_lower_case_events(h) if isinstance(h, dict) else h for h in properties["eventHandlers"]]
+    return {**properties, "eventHandlers": handlers}
 
 
 def _parse_place(path: str) -> Place:
