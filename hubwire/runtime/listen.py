@@ -49,6 +49,9 @@ def open_listener(host: str, port: int) -> socket.socket:
     family, address = _resolve(host, port)
     try:
         listener = _bound(family, address)
+        # Connections inherit it. Those that we close first stay in TIME-WAIT for a minute, and without it
+        # they would keep the next start from passing its probe.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.listen(BACKLOG)
     except OSError as fault:
         raise _explained(fault, host, port) from fault
