@@ -194,12 +194,15 @@ def test_the_port_is_free_again_at_once_after_connections_that_we_closed_first()
     """Ctrl-C with clients connected, then `make up` again: "Port 8080 is in use", for a minute. The closed
     connections were in TIME-WAIT, without SO_REUSEADDR, so the next start's probe did not pass them."""
     held = hold_listen_port("127.0.0.1", 0)
-    with held.socket, open_listener("127.0.0.1", held.port) as listener:
-        with socket.create_connection(("127.0.0.1", held.port), 2) as client:
-            listener.settimeout(2)
-            connection, _ = listener.accept()
-            connection.close()
-            assert client.recv(1) == b""
+    with (
+        held.socket,
+        open_listener("127.0.0.1", held.port) as listener,
+        socket.create_connection(("127.0.0.1", held.port), 2) as client,
+    ):
+        listener.settimeout(2)
+        connection, _ = listener.accept()
+        connection.close()
+        assert client.recv(1) == b""
     hold_listen_port("127.0.0.1", held.port).socket.close()
 
 
