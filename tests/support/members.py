@@ -114,6 +114,10 @@ class Member:
     def open(self) -> bool:
         return not self._reader.done()
 
+    async def closed(self) -> None:
+        """Wait until the connection is over."""
+        await asyncio.wait({self._reader})
+
     @property
     def close_code(self) -> int | None:
         return self._socket.close_code
