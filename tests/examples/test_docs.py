@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -52,8 +53,6 @@ def run_commands(path: Path, up: HubwireUp) -> str:
 
 
 async def test_the_commands_of_the_page_about_rest_work(up: HubwireUp) -> None:
-    import asyncio
-
     async with World(up, "chat") as world:
         ada = await world.json("ada", groups=["news and views"])
         bot = await world.json("bot 7", groups=["news and views"])
@@ -72,7 +71,7 @@ async def test_the_commands_of_the_page_about_rest_work(up: HubwireUp) -> None:
     assert "access_token=" in printed
 
 
-async def test_every_check_of_doctor_is_explained(up: HubwireUp) -> None:
+def test_every_check_of_doctor_is_explained(up: HubwireUp) -> None:
     done = subprocess.run(
         [str(PROGRAMS / "hubwire"), "doctor", "--json", "--data", str(up.up.data)],
         env={name: value for name, value in os.environ.items() if not name.startswith("HUBWIRE_")},
