@@ -42,6 +42,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     normalize_hub(args.hub)
+    _check_whom(args)
     body = _body(args)
     whom, path = _whom(args)
     target = find_target(args)
@@ -61,6 +62,14 @@ def run(args: Namespace, out: Output) -> int:
     facts = {"hub": args.hub, "to": whom, "type": args.type, "bytes": len(body)}
     out.result(facts, f"Sent {len(body)} bytes to {whom}.")
     return 0
+
+
+def _check_whom(args: Namespace) -> None:
+    """What the service has no parameter for, it would ignore (rest-api.md section 5)."""
+    if args.exclude and (args.user is not None or args.connection is not None):
+        raise InvalidRequest("--exclude goes with a whole hub or a group; leave it out, or address those.")
+    if args.filter is not None and args.connection is not None:
+        raise InvalidRequest("--filter chooses among connections; it cannot go with --connection.")
 
 
 def _whom(args: Namespace) -> tuple[str, str]:

@@ -58,6 +58,7 @@ class NatsServerSettings:
     sync_interval: str = "1s"
     max_payload: str = MAX_PAYLOAD
     cluster: NatsCluster | None = None
+    more: str = ""  # further lines, in the server's own language
 
     def text(self) -> str:
         """The content of the config file."""
@@ -86,7 +87,7 @@ class NatsServerSettings:
                 f"  routes: {quote(list(self.cluster.routes))}",
                 "}",
             ]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, self.more]) + "\n"
 
     def write(self, path: Path) -> None:
         """Write the config file so that nobody else can read it, not even for a moment."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import nats
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from nats.errors import Error as NatsError
 from nats.js.api import StreamConfig
 from support.nats import NatsCluster, NatsServer
@@ -91,3 +97,63 @@ async def test_a_replicated_stream_outlives_the_loss_of_one_node_of_three(tmp_pa
                     await asyncio.sleep(0.1)
             cluster.nodes[0].start()
         await client.close()
+
+
+async def test_nats_is_reached_by_tls_with_a_client_certificate_and_not_without(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    files = {name: str(tmp_path / name) for name in ("ca.pem", "server.pem", "server.key", "client.pem")}
+    more = f"""tls {{
+        cert_file: "{files["server.pem"]}"
+        key_file: "{files["server.key"]}"
+        ca_file: "{files["ca.pem"]}"
+        verify: true
+    }}"""
+    with NatsServer(tmp_path, user="u", password="p", more=more) as server:
+        good = ProcessConfig(
+            nats_servers=(f"tls://127.0.0.1:{server.port}",),
+            nats_user="u",
+            nats_password="p",
+            nats_tls_ca=files["ca.pem"],
+            nats_tls_cert=files["client.pem"],
+            nats_tls_key=str(tmp_path / "client.key"),
+        )
+        client = await nats.connect(**nats_options(good))
+        assert await client.rtt() < 5
+        await client.close()
+        for bad in (
+            good.replace(nats_tls_cert="", nats_tls_key=""),
+            good.replace(nats_tls_ca=files["client.pem"]),
+            good.replace(nats_tls_hostname="somebody.else"),
+        ):
+            with pytest.raises((OSError, NatsError)):
+                await nats.connect(**nats_options(bad) | {"allow_reconnect": False})
+
+
+def certificates(folder: Path) -> None:
+    """ca.pem, and server and client certificates that it signed, with their keys."""
+    now = datetime.now(UTC)
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    for name in ("ca", "server", "client"):
+        key = ca_key if name == "ca" else ec.generate_private_key(ec.SECP256R1())
+        address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(ca_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(address, critical=False)
+            .add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
+            .sign(ca_key, hashes.SHA256())
+        )
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )

@@ -54,6 +54,7 @@ class NatsServer:
         password: str = "",
         sync_interval: str = "1s",
         cluster: ClusterSettings | None = None,
+        more: str = "",
     ) -> None:
         self.folder = Path(folder)
         self._holder, self.port = hold_port()
@@ -67,6 +68,7 @@ class NatsServer:
             password=password,
             sync_interval=sync_interval,
             cluster=cluster,
+            more=more,
         )
         self.lines: list[LogLine] = []
         self._process: subprocess.Popen[bytes] | None = None

@@ -253,3 +253,13 @@ def test_a_message_has_one_kind_of_addressee() -> None:
     with pytest.raises(SystemExit) as end:
         main(["publish", "chat", "x", "--group", "a", "--user", "b"])
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "options", [["--exclude", "a", "--user", "b"], ["--filter", "userId eq 'b'", "--connection", "c"]]
+)
+def test_what_the_service_would_ignore_is_refused(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "chat", "x", *options, "--connection-string", STRING]) == 2
+    assert capsys.readouterr().err.startswith("hubwire: --")
