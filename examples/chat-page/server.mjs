@@ -2,7 +2,7 @@
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 import { WebPubSubServiceClient } from "@azure/web-pubsub";
-import { build } from "esbuild";
+import { buildSync } from "esbuild";
 
 const service = new WebPubSubServiceClient(process.env.HUBWIRE_CONNECTION_STRING, "chat", {
   allowInsecureConnection: true, // http:// is meant
@@ -10,7 +10,7 @@ const service = new WebPubSubServiceClient(process.env.HUBWIRE_CONNECTION_STRING
 
 const here = new URL(".", import.meta.url);
 const html = await readFile(new URL("index.html", here));
-const bundle = await build({
+const bundle = buildSync({
   entryPoints: [new URL("page.mjs", here).pathname],
   bundle: true,
   format: "esm",
