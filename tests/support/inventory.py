@@ -2,7 +2,7 @@
 
 The REST operations, client messages and role forms are those of the protocol documents; the methods of
 the Python packages are found by looking at the classes, those of the JavaScript packages are listed here
-and compared with the classes by tests/conformance/js/inventory.test.mjs.
+and compared with the classes by `covers` in tests/conformance/js/.
 """
 
 from __future__ import annotations
