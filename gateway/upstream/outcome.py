@@ -13,13 +13,16 @@ FailureCategory: TypeAlias = Literal[
     "circuit_open",  # it failed too often lately, so it is left alone for a while
     "network",  # no connection, or it broke (4.8)
     "timeout",  # the time for the event was over (4.8)
+    "not_ready",  # the service itself does not know its keys yet
+    "refused",  # the connect handler said no (4.2); not a fault of anybody
     "status",  # an answer, but not a success
     "bad_answer",  # an answer that cannot be processed (4.2, 4.5)
     "too_large",  # an answer over the limit (4.9)
     "unsupported",  # a tunnel:/// address, which nobody serves here
-    "no_handler",  # nobody is configured for a user event (4.6)
 ]
-LATER: frozenset[str] = frozenset(("validation", "token", "overloaded", "circuit_open", "network", "timeout"))
+LATER: frozenset[str] = frozenset(
+    ("validation", "token", "overloaded", "circuit_open", "network", "timeout", "not_ready")
+)
 
 
 class Answer(NamedTuple):
