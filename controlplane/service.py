@@ -20,7 +20,15 @@ from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
-from hubwire.runtime.service import Stop, connect_bus, new_run_name, open_owners, run_service, tell_ready
+from hubwire.runtime.service import (
+    Stop,
+    connect_bus,
+    end_tasks,
+    new_run_name,
+    open_owners,
+    run_service,
+    tell_ready,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -100,8 +108,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
             finally:
                 await runner.cleanup()  # no new requests; those in progress are finished
                 await dispatcher.drain(2.0)
-                for task in background:
-                    task.cancel()
+                await end_tasks(background)
     finally:
         if dispatcher is not None:
             dispatcher.close()

@@ -23,6 +23,7 @@ from hubwire.runtime.seeding import open_settings
 from hubwire.runtime.service import (
     Stop,
     connect_bus,
+    end_tasks,
     new_run_name,
     open_owners,
     replicas_of,
@@ -98,8 +99,7 @@ async def serve(
             try:
                 await _listen(worker, stop, make_http)
             finally:
-                for task in background:
-                    task.cancel()
+                await end_tasks(background)
         await lease.release()
     finally:
         if dispatcher is not None:

@@ -11,6 +11,7 @@ from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.service import (
     Stop,
     connect_bus,
+    end_tasks,
     new_run_name,
     open_owners,
     replicas_of,
@@ -66,8 +67,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
                 if lease.valid:
                     await ownership.hand_over(HAND_OVER_SECONDS)
             finally:
-                for task in running:
-                    task.cancel()
+                await end_tasks(running)
         await lease.release()
     finally:
         await bus.close()

@@ -12,7 +12,8 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import structlog
 
@@ -107,6 +108,19 @@ def run_service(main: Callable[[Stop], Awaitable[None]]) -> None:
     except* Exception:
         log.exception("service_failed")
         sys.exit(1)
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not always enough: before Python 3.12 `asyncio.wait_for`, which nats-py awaits answers with,
+    swallows a cancellation that comes in the same turn as the answer, and the task goes on for ever.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 async def connect_bus(config: ProcessConfig, name: str, stop: Stop) -> BusClient:
