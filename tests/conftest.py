@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from support.inventory import JS_FOLDER
 from support.topology import HubwireCluster, HubwireUp, Topology
 from support.world import World
 
@@ -32,6 +35,23 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     test uses names of its own and restarts nothing."""
     with TOPOLOGIES[request.param](tmp_path_factory.mktemp(request.param)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def javascript_packages() -> None:
+    """The vendor's JavaScript packages of tests/conformance/js, installed by `npm ci` if they are not yet."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("Node.js and npm are not installed")
+    if not (JS_FOLDER / "node_modules").is_dir():
+        done = subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+            cwd=JS_FOLDER,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, f"npm ci failed: {done.stderr}"
 
 
 @pytest.fixture

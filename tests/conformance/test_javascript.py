@@ -1,7 +1,6 @@
 """The vendor's JavaScript packages, unmodified: the tests in js/, each reported as one of ours.
 
-They are run once a topology by Node's own test runner, and told where the service is. `npm ci` in js/
-installs the packages (of package-lock.json); it is run here when they are missing.
+They are run once a topology by Node's own test runner, and told where the service is.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,6 @@ from support.inventory import JS_CLIENT, JS_FOLDER, JS_METHODS, JS_SERVICE, NOT_
 from support.topology import Topology
 
 RUN_SECONDS = 90
-INSTALL_SECONDS = 100
 _NAME = re.compile(r'^(?:scenario|method|covers)\("([^"]+)"', re.MULTILINE)
 AREAS = {"client.test.mjs": JS_CLIENT, "group.test.mjs": JS_SERVICE, "service.test.mjs": JS_SERVICE}
 
@@ -40,21 +37,9 @@ class Run(NamedTuple):
     output: str
 
 
-def _install() -> None:
-    if not (JS_FOLDER / "node_modules").is_dir():
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(
-            command, cwd=JS_FOLDER, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
-        )
-        assert done.returncode == 0, f"npm ci failed: {done.stderr}"
-
-
 @pytest.fixture(scope="session")
-def javascript(topology: Topology) -> Run:
+def javascript(javascript_packages: None, topology: Topology) -> Run:
     """All JavaScript tests, run against the topology."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("Node.js and npm are not installed")
-    _install()
     told = {
         "gateways": topology.gateways,
         "controlPlanes": topology.control_planes,

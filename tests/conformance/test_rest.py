@@ -244,6 +244,19 @@ async def test_members_are_listed_page_by_page_each_once(world):
         assert await status(world, "GET", "/groups/room/connections", [bad]) == 400
 
 
+@pytest.mark.compat(REST, "ListConnectionsInGroup")
+async def test_a_page_has_200_members_unless_less_is_asked_for(world):
+    members = [client for _ in range(15) for client in await world.at_once(14, groups=["room"])]
+    code, _, body = await world.rest("GET", "/groups/room/connections")
+    first = json.loads(body)
+    assert (code, len(first["value"])) == (200, 200)
+    _, _, body = await world.rest.follow(first["nextLink"])
+    second = json.loads(body)
+    assert (len(second["value"]), "nextLink" in second) == (10, False)
+    listed = {one["connectionId"] for page in (first, second) for one in page["value"]}
+    assert listed == {member.connection_id for member in members}
+
+
 @pytest.mark.compat(REST, "GenerateClientToken")
 async def test_a_token_made_by_the_service_opens_a_connection(world):
     query = [

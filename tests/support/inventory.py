@@ -16,6 +16,7 @@ REST = "REST operations"
 JSON = "json.webpubsub.azure.v1"
 PROTOBUF = "protobuf.webpubsub.azure.v1"
 SIMPLE = "Clients without a subprotocol"
+RELIABLE = "Reliable subprotocols"
 CONNECTING = "Connecting"
 CLOSING = "Close codes"
 ROLES = "Roles and permissions"
@@ -75,6 +76,8 @@ _ANSWERS = ("connected", "disconnected", "ack", "message from group", "message f
 CLIENT_MESSAGES = (*_REQUESTS, *_PREVIEW, *_ANSWERS)
 SIMPLE_MODES = ("sendEvent", "sendToGroup", "receives text", "receives binary")
 
+RELIABLE_PROTOCOLS = ("json.reliable.webpubsub.azure.v1", "protobuf.reliable.webpubsub.azure.v1")
+
 ROLE_FORMS = (
     "no role",
     "webpubsub.joinLeaveGroup",
@@ -103,7 +106,7 @@ CONNECTING_ITEMS = (
     "404 for an unknown path",
     "public endpoint as audience",
 )
-CLOSE_CODES = ("1000", "1003", "1007", "1008", "1009")
+CLOSE_CODES = ("1000", "1003", "1007", "1008", "1009", "1011")
 
 JS_METHODS = {
     JS_SERVICE: (
@@ -151,8 +154,19 @@ JS_METHODS = {
 _STREAMS = "streaming to groups is a preview feature that this version does not have"
 _INVOKE = "invoking event handlers is a preview feature that this version does not have"
 _STATE = "group state is an undocumented preview feature that this version does not have"
+_RELIABLE = "not offered by this version; tell the client packages to use the protocol that is not reliable"
+_NO_HANDLERS = "answered as if no handler were configured: event handlers are not in this version"
+# What a reader must know about an item that is tested.
+NOTES = {
+    **{(area, "event"): _NO_HANDLERS for area in (JSON, PROTOBUF)},
+    **{(area, "sequenceAck"): "ignored without the reliable protocols" for area in (JSON, PROTOBUF)},
+    (SIMPLE, "sendEvent"): _NO_HANDLERS,
+    **{(area, "send_event"): _NO_HANDLERS for area in (CLIENT, CLIENT_AIO)},
+    (JS_CLIENT, "WebPubSubClient.sendEvent"): _NO_HANDLERS,
+}
 # Why an item has no test.
 NOT_SERVED = {
+    **{(RELIABLE, name): _RELIABLE for name in RELIABLE_PROTOCOLS},
     **{(area, name): _INVOKE for area in (JSON, PROTOBUF) for name in ("invoke", "cancelInvocation")},
     **{(area, name): _STREAMS for area in (JSON, PROTOBUF) for name in ("streamData", "streamEnd")},
     **{(area, name): _STATE for area in (JSON, PROTOBUF) for name in _PREVIEW if name.endswith("GroupState")},
@@ -192,6 +206,7 @@ def inventory() -> dict[str, list[str]]:
         JSON: list(CLIENT_MESSAGES),
         PROTOBUF: list(CLIENT_MESSAGES),
         SIMPLE: list(SIMPLE_MODES),
+        RELIABLE: list(RELIABLE_PROTOCOLS),
         ROLES: list(ROLE_FORMS),
         CONNECTING: list(CONNECTING_ITEMS),
         CLOSING: list(CLOSE_CODES),

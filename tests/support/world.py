@@ -282,6 +282,10 @@ class World:
         """Wait until there is such a group, user or connection."""
         await self._until(path, 200)
 
+    async def at_once(self, count: int, user_id: str | None = None, **token: Any) -> list[JsonClient]:
+        """As `several`, all connecting at the same time."""
+        return await asyncio.gather(*(self.json(user_id, **token) for _ in range(count)))
+
     async def _until(self, path: str, status: int) -> None:
         async with asyncio.timeout(SECONDS):
             while (await self.rest("HEAD", path))[0] != status:  # noqa: ASYNC110 - another process knows
