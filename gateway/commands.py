@@ -16,7 +16,7 @@ from gateway.delivery import Delivery
 from gateway.hub import LocalHubs
 from hubwire.bus.envelopes import unpack_body
 from hubwire.bus.keys import group_key, hub_key, user_key
-from hubwire.model.errors import HubwireError, InvalidRequest
+from hubwire.model.errors import HubwireError, InvalidRequest, NotFound
 from hubwire.model.filters import compile_filter
 from hubwire.model.permissions import Permission
 
@@ -124,7 +124,8 @@ class Commands:
         def one(error: HubwireError | None) -> None:
             nonlocal left, first
             left -= 1
-            first = first or error
+            if not isinstance(error, NotFound):  # who has gone meanwhile is not meant any more
+                first = first or error
             if left == 0 and not done.done():
                 if first is None:
                     done.set_result(None)

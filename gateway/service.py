@@ -47,12 +47,13 @@ from hubwire.bus.subjects import gateway_subject
 from hubwire.model.errors import HubwireError, InvalidRequest, NotFound, Unavailable
 from hubwire.model.message import Message
 from hubwire.model.names import new_connection_id
-from hubwire.model.permissions import PermissionSet
+from hubwire.model.permissions import PermissionSet, is_known_role
 from hubwire.model.tokens import AudiencePolicy
 
 log = structlog.get_logger(__name__)
 
 MAX_COMMANDS = 1000
+MAX_ROLES_TOLD = 100
 RETRY_SOON = (("Retry-After", "1"),)
 
 
@@ -88,6 +89,7 @@ class GatewayService:
         self._commands = Commands(self.hubs, self.delivery, self.join, self.leave)
         self._command_tasks: set[asyncio.Task[None]] = set()
         self.listening = asyncio.Event()
+        self._roles_told: set[str] = set()
         self.draining = False
         self.opened = 0
         self.closed: Counter[str] = Counter()
@@ -134,6 +136,7 @@ class GatewayService:
         """Steps 9 to 12 of 1.4: membership is confirmed by the owners before the 101, so what is
         published after the upgrade reaches the client."""
         claims = admission.claims
+        self._tell_unknown_roles(admission.hub, claims.roles)
         connection = Connection(
             new_connection_id(os.urandom(16), self.name),
             admission.hub,
@@ -178,6 +181,14 @@ class GatewayService:
                 connection.abort()
         return None
 
+    def _tell_unknown_roles(self, hub: str, roles: tuple[str, ...]) -> None:
+        """Roles that mean nothing are ignored (client-protocols.md 2.2), but each is told once."""
+        told = self._roles_told
+        for role in roles:
+            if role not in told and len(told) < MAX_ROLES_TOLD and not is_known_role(role):
+                told.add(role)
+                log.warning("role_ignored", hub=hub, role=role[:200])
+
     # -- what connections ask (gateway.connection.Executor) -----------------------------------------
 
     def registered(self, connection: Connection) -> None:
@@ -210,6 +221,8 @@ class GatewayService:
         def confirmed(error: HubwireError | None) -> None:
             if error is not None:
                 self.leave(connection, group, lambda _error: None)
+                if connection.over:
+                    error = NotFound("The connection is closed.")
             done(error)
 
         try:

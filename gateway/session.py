@@ -6,7 +6,6 @@ remembered. `decide` makes the first two steps; the connection executes and repo
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Literal, NamedTuple
 
 from gateway.protocol.requests import (
@@ -39,17 +38,32 @@ NOTHING = Decision("nothing")
 WAIT = Decision("wait")
 
 
-class AckWindow:
-    """The ids of the last 1000 requests that succeeded (3.8), first in, first out."""
+MAX_RUNS = 16
 
-    __slots__ = ("_done", "_executing")
+
+class AckWindow:
+    """The ids of the last 1000 requests that succeeded (3.8), first in, first out.
+
+    Clients count their ids up, so a few runs of consecutive ids hold them all in a few words, where a
+    table of a thousand would be most of the memory of a connection. Ids that come in another order get
+    the table.
+    """
+
+    __slots__ = ("_count", "_executing", "_runs", "_table")
 
     def __init__(self) -> None:
-        self._done: OrderedDict[int, None] | None = None
+        self._runs: list[int] | None = None  # first, last, first, last ... in the order of their coming
+        self._count = 0
+        self._table: dict[int, None] | None = None
         self._executing: set[int] | None = None
 
     def is_done(self, ack_id: int) -> bool:
-        return self._done is not None and ack_id in self._done
+        if self._table is not None:
+            return ack_id in self._table
+        runs = self._runs
+        if runs is None:
+            return False
+        return any(runs[at] <= ack_id <= runs[at + 1] for at in range(0, len(runs), 2))
 
     def is_executing(self, ack_id: int) -> bool:
         return self._executing is not None and ack_id in self._executing
@@ -65,12 +79,33 @@ class AckWindow:
             self._executing.discard(ack_id)
             if not self._executing:
                 self._executing = None
-        if succeeded:
-            if self._done is None:
-                self._done = OrderedDict()
-            self._done[ack_id] = None
-            if len(self._done) > ACK_WINDOW:
-                self._done.popitem(last=False)
+        if succeeded and not self.is_done(ack_id):
+            if self._table is None:
+                self._add_to_runs(ack_id)
+            else:
+                self._table[ack_id] = None
+                if len(self._table) > ACK_WINDOW:
+                    del self._table[next(iter(self._table))]
+
+    def _add_to_runs(self, ack_id: int) -> None:
+        runs = self._runs
+        if runs is None:
+            runs = self._runs = []
+        if runs and runs[-1] == ack_id - 1:
+            runs[-1] = ack_id
+        else:
+            runs += (ack_id, ack_id)
+        self._count += 1
+        if self._count > ACK_WINDOW:
+            self._count -= 1
+            runs[0] += 1
+            if runs[0] > runs[1]:
+                del runs[:2]
+        if len(runs) > 2 * MAX_RUNS:
+            self._table = {
+                one: None for at in range(0, len(runs), 2) for one in range(runs[at], runs[at + 1] + 1)
+            }
+            self._runs = None
 
 
 def decide(request: Request, permissions: PermissionSet, window: AckWindow) -> Decision:

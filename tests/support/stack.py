@@ -206,8 +206,9 @@ class Stack:
     ) -> None:
         for stop, task in zip(reversed(self._stops), reversed(self._tasks), strict=True):
             stop.now("test")
-            await asyncio.wait({task}, timeout=20)
+            done, _ = await asyncio.wait({task}, timeout=20)
             task.cancel()
+            assert done, "it did not stop"
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.nats.close)
         self._held.socket.close()
