@@ -141,11 +141,9 @@ class UpstreamClient:
                 headers.append(("Authorization", f"Bearer {await self._tokens.token(resource)}"))
             except TokenUnavailable as error:
                 raise _Failed("token", str(error)) from error
-        pauses = self._config.retry_seconds
-        for number in range(len(pauses) + 1):
-            if number:
-                await self._clock.sleep(pauses[number - 1])
-            last = number == len(pauses)
+        pauses = iter(self._config.retry_seconds)
+        most = 1 + len(self._config.retry_seconds)
+        while True:
             progress.waiting = True
             async with upstream.slots:
                 progress.waiting = False
@@ -156,14 +154,20 @@ class UpstreamClient:
                     if progress.given is None:
                         raise _circuit_open()
                 result = await self._attempt(upstream, request, headers, progress)
+            last = progress.attempts >= most
             if isinstance(result, ExchangeFailed):
                 if last or not result.retryable:
                     raise _Failed(result.category, result.reason, result.status) from result
-                continue
-            progress.status = result.status
-            if last or not (result.status == 408 or result.status >= 500):
-                return result
-        raise AssertionError("the last attempt ends the loop")
+                if result.stale and progress.attempts == 1:
+                    # The server closed an idle connection while we sent. That is no sign of trouble, so no
+                    # pause; nor does it use up one of the attempts, which a restarting upstream needs.
+                    most += 1
+                    continue
+            else:
+                progress.status = result.status
+                if last or not (result.status == 408 or result.status >= 500):
+                    return result
+            await self._clock.sleep(next(pauses))
 
     async def _attempt(
         self,

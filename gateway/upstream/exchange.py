@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import aiohttp
-from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from gateway.upstream.clock import Clock
@@ -36,8 +35,9 @@ IGNORED_BYTES: Final = 64 * 1024
 
 
 class ExchangeFailed(Exception):
-    """No usable answer. `retryable` is the verdict of the table in 4.8; `reached` says whether the upstream
-    had begun to answer."""
+    """No usable answer. `retryable` is the verdict of the table in 4.8. `stale`: a connection that was kept
+    turned out to be closed, which says nothing of the upstream. `status` is that of an answer that had
+    begun."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class ExchangeFailed(Exception):
         reason: str,
         *,
         retryable: bool = False,
-        reached: bool = False,
+        stale: bool = False,
         status: int | None = None,
     ) -> None:
         super().__init__(reason)
         self.category: FailureCategory = category
         self.reason = reason
         self.retryable = retryable
-        self.reached = reached
+        self.stale = stale
         self.status = status
 
 
@@ -125,48 +125,18 @@ class Exchanger:
             fault = self._policy.fault(host)
             if fault is not None:
                 raise ExchangeFailed("address_refused", fault)
-        try:
-            return await self._attempt(
-                method, target, headers, body, answer_bytes=answer_bytes, large=large, ignore_body=ignore_body
-            )
-        except _Stale:
-            # The server closed an idle connection while we sent: a fresh one, at once. It counts as no
-            # attempt; what it repeats is identical, as in every retry (4.8).
-            pass
-        try:
-            return await self._attempt(
-                method, target, headers, body, answer_bytes=answer_bytes, large=large, ignore_body=ignore_body
-            )
-        except _Stale as stale:
-            raise stale.failure from stale
-
-    async def _attempt(
-        self,
-        method: str,
-        target: URL,
-        headers: Sequence[tuple[str, str]],
-        body: bytes | None,
-        *,
-        answer_bytes: int,
-        large: asyncio.Semaphore | None,
-        ignore_body: bool,
-    ) -> Answer:
         trace = _Trace()
         try:
             response = await self._session.request(
                 method, target, headers=headers, data=body, allow_redirects=False, trace_request_ctx=trace
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            failure = ExchangeFailed("network", _network_reason(error), retryable=True)
-            if trace.reused and not isinstance(error, aiohttp.ClientConnectorError):
-                raise _Stale(failure) from error
-            raise failure from error
+            stale = trace.reused and not isinstance(error, aiohttp.ClientConnectorError)
+            raise ExchangeFailed("network", _network_reason(error), retryable=True, stale=stale) from error
         except aiohttp.ClientResponseError as error:
-            if isinstance(error.__cause__, LineTooLong) or "header" in error.message.lower():
-                reason = "The answer has too large or too many headers, or illegal ones."
-                raise ExchangeFailed("bad_answer", reason, reached=True) from error
-            reason = "What answers does not speak HTTP/1.1."
-            raise ExchangeFailed("network", reason, retryable=True, reached=True) from error
+            # It had begun to answer, so it has got the event: not sent again.
+            reason = "The answer is not HTTP/1.1, or its headers are too large, too many or illegal."
+            raise ExchangeFailed("bad_answer", reason) from error
         except AddressRefused as error:
             raise ExchangeFailed("address_refused", str(error)) from error
         except (aiohttp.InvalidURL, ValueError) as error:
@@ -181,7 +151,7 @@ class Exchanger:
             # It had begun to answer, so it has got the event: not sent again.
             response.close()
             reason = "The connection broke in the middle of the answer."
-            raise ExchangeFailed("network", reason, reached=True, status=response.status) from error
+            raise ExchangeFailed("network", reason, status=response.status) from error
         except BaseException:
             response.close()
             raise
@@ -199,14 +169,6 @@ class _Trace:
 
 async def _connection_reused(_session: object, context: Any, _params: object) -> None:
     context.trace_request_ctx.reused = True
-
-
-class _Stale(Exception):
-    """A connection that was kept turned out to be closed."""
-
-    def __init__(self, failure: ExchangeFailed) -> None:
-        super().__init__()
-        self.failure = failure
 
 
 async def _read(
@@ -227,7 +189,6 @@ async def _read(
         raise ExchangeFailed(
             "bad_answer",
             f"The answer is compressed ({encoding[:20]}), which was not asked for.",
-            reached=True,
             status=response.status,
         )
     if (response.content_length or 0) > limit:
@@ -252,7 +213,7 @@ async def _read(
 
 def _too_large(response: aiohttp.ClientResponse, limit: int) -> ExchangeFailed:
     reason = f"The answer has more than {limit} bytes."
-    return ExchangeFailed("too_large", reason, reached=True, status=response.status)
+    return ExchangeFailed("too_large", reason, status=response.status)
 
 
 def _network_reason(error: Exception) -> str:
