@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,9 @@ TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": Hub
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """A failed test shows what the service logged."""
-    report: Any = yield
+    report = yield
     topology = getattr(item, "funcargs", {}).get("topology")
     if report.failed and topology is not None:
         report.sections.append(("logs of the service", topology.tail()))

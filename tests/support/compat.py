@@ -13,7 +13,7 @@ that were skipped say nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ class CompatPlugin:
         self.results: Results = {}
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
-        report: Any = yield
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        report = yield
         if report.when == "call" or (report.when == "setup" and report.failed):
-            items = list(item.stash.get(_USED, []))
+            items = [*item.stash.setdefault(_USED, [])]
             for mark in item.iter_markers("compat"):
                 area, *names = mark.args
                 items += [(area, name) for name in names]

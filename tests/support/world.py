@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import jwt
@@ -163,6 +163,9 @@ class ProtobufClient(_ProtocolClient):
         return message.data_message.data
 
 
+AnyClient = TypeVar("AnyClient", bound=Client)
+
+
 class Rest:
     """Raw REST calls to a hub, signed like the SDKs sign theirs."""
 
@@ -291,7 +294,7 @@ class World:
             while (await self.rest("HEAD", path))[0] != status:  # noqa: ASYNC110 - another process knows
                 await asyncio.sleep(0.02)
 
-    def _keep(self, client: Any) -> Any:
+    def _keep(self, client: AnyClient) -> AnyClient:
         self._clients.append(client)
         return client
 
