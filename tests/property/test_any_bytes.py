@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import example, given, settings
@@ -133,7 +134,7 @@ async def converse(stream: bytes, cuts: list[int], codec: Any, at_once: bool) ->
         pipe.take()
         head, _, pipe.read = pipe.read.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101")
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             if pipe.over:
                 break
             piece = memoryview(stream)[start:end]
