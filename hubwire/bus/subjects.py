@@ -12,7 +12,7 @@ OWNERS_ASKED = "hw.owners.asked"
 
 LEASES_BUCKET = "hw_leases"
 LEASES_CENSUS = "hw.census"
-"""Every lease holder renews at once when it hears this, so that a newcomer need not wait."""
+"""Every lease holder says that it is here when it hears this, and renews."""
 
 
 def router_subject(router: str) -> str:
@@ -35,3 +35,8 @@ def lease_key(role: str, name: str) -> str:
 def lease_subject(role: str, name: str) -> str:
     """Where a renewal of the lease is stored, and heard by core subscribers at the same time."""
     return f"$KV.{LEASES_BUCKET}.{role}.{name}"
+
+
+def presence_subject(role: str, name: str) -> str:
+    """Where a lease holder answers the census. Nothing is stored: it is heard also without JetStream."""
+    return f"hw.here.{role}.{name}"

@@ -130,18 +130,22 @@ async def read_entry(bus: BusClient, role: str, name: str) -> LeaseEntry:
     return (await _read(bus, lease_subject(role, name)))[0]
 
 
-async def list_entries(bus: BusClient, role: str) -> dict[str, tuple[LeaseEntry, float]] | None:
-    """Every entry of a role with its age in seconds, both by NATS's clock; None when there is no bucket.
+class Listing(NamedTuple):
+    """Every entry of a role with its age in seconds, and the age of the bucket; all by NATS's clock."""
 
-    Raises Unavailable.
-    """
+    entries: dict[str, tuple[LeaseEntry, float]]
+    bucket_age: float
+
+
+async def list_entries(bus: BusClient, role: str) -> Listing:
+    """Read all entries of a role; none, of age 0, when there is no bucket. Raises Unavailable."""
     try:
         info = await _ask_json(
             bus, f"$JS.API.STREAM.INFO.{STREAM}", {"subjects_filter": lease_subject(role, "*")}
         )
-        now = _seconds(info["ts"])
+        now, made = _seconds(info["ts"]), _seconds(info["created"])
     except NotFound:
-        return None
+        return Listing({}, 0.0)
     except (ValueError, KeyError) as error:
         raise Unavailable(f"JetStream's answer cannot be read: {error!r}") from error
     room = asyncio.Semaphore(LIST_AT_ONCE)
@@ -151,7 +155,8 @@ async def list_entries(bus: BusClient, role: str) -> dict[str, tuple[LeaseEntry,
             entry, stored = await _read(bus, subject)
         return subject.rpartition(".")[2], (entry, now - stored)
 
-    return dict(await asyncio.gather(*(one(subject) for subject in info["state"].get("subjects") or ())))
+    found = await asyncio.gather(*(one(subject) for subject in info["state"].get("subjects") or ()))
+    return Listing({name: entry for name, entry in found if entry[0] is not NOTHING}, now - made)
 
 
 async def read_leases(bus: BusClient) -> dict[str, dict[str, Any]]:
@@ -159,9 +164,8 @@ async def read_leases(bus: BusClient) -> dict[str, dict[str, Any]]:
     Unavailable."""
     found: dict[str, dict[str, Any]] = {}
     for role in ("router", "gateway"):
-        for name, (entry, _) in (await list_entries(bus, role) or {}).items():
-            if entry is not NOTHING:
-                found[lease_key(role, name)] = {"count": entry.renewal, "ttl_seconds": entry.ttl}
+        for name, (entry, _) in (await list_entries(bus, role)).entries.items():
+            found[lease_key(role, name)] = {"count": entry.renewal, "ttl_seconds": entry.ttl}
     return found
 
 

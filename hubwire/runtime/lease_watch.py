@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.subjects import LEASES_CENSUS, lease_subject
+from hubwire.bus.subjects import LEASES_CENSUS, lease_subject, presence_subject
 from hubwire.model.errors import HubwireError, InvalidRequest
 from hubwire.runtime.lease_bucket import (
     LeaseEntry,
@@ -21,6 +21,10 @@ from hubwire.runtime.lease_bucket import (
 )
 
 log = structlog.get_logger(__name__)
+
+CENSUS_SECONDS = 0.2
+YOUNG_BUCKET_SECONDS = 60.0
+"""A living holder has renewed into a bucket that is older than this, whatever was down in between."""
 
 
 class _Seen:
@@ -104,6 +108,22 @@ class LeaseWatch:
                 self.leaving.add(name)
             self._renewed(name, lease.renewal, lease.ttl)
 
+    def _present(self, subject: str, _reply: str, data: bytes) -> None:
+        """Somebody answers the census: a sign of life, whatever is stored."""
+        name = subject.rpartition(".")[2]
+        try:
+            lease = unpack_lease(data)
+        except InvalidRequest:
+            return
+        seen = self._seen.get(name)
+        if lease.leaving:
+            self.leaving.add(name)
+        if seen is not None and name in self.alive:
+            seen.heard = self._loop.time()
+        elif seen is None or not seen.ended:
+            self._seen.pop(name, None)
+            self._renewed(name, lease.renewal, lease.ttl)
+
     def _renewed(self, name: str, count: int, ttl: float) -> None:
         seen = self._seen.get(name)
         if seen is None:
@@ -185,13 +205,13 @@ class LeaseWatch:
         """Read all entries of the role, after the subscription: whoever appears later is heard."""
         try:
             self._bus.publish(LEASES_CENSUS, b"")
-            found = await list_entries(self._bus, self._role)
-            if found is None:
-                # The bucket was lost, or there never was one. Whoever lives renews when it is back too.
-                await asyncio.sleep(0.2)
-                found = {}
+            listing = await list_entries(self._bus, self._role)
+            if listing.bucket_age < YOUNG_BUCKET_SECONDS:
+                # Perhaps the bucket was lost with the server's memory, and not all have renewed since. They
+                # answer the census.
+                await asyncio.sleep(CENSUS_SECONDS)
             now = self._loop.time()
-            for name, (entry, age) in found.items():
+            for name, (entry, age) in listing.entries.items():
                 if entry.ended:
                     self._ended(name)
                 elif age < 2 * (entry.ttl + margin_of(entry.ttl)):
@@ -217,7 +237,10 @@ class LeaseWatch:
         """Listen and judge until cancelled."""
         self._bus.on_reconnect(self._connected_again)
         self._bus.on_disconnect(self._disconnected)
-        unsubscribe = await self._bus.subscribe(lease_subject(self._role, "*"), self._heard)
+        unsubscribe = [
+            await self._bus.subscribe(lease_subject(self._role, "*"), self._heard),
+            await self._bus.subscribe(presence_subject(self._role, "*"), self._present),
+        ]
         try:
             while True:
                 if self._bus.connected:
@@ -234,7 +257,8 @@ class LeaseWatch:
         finally:
             for task in [*self._tasks]:
                 task.cancel()
-            await unsubscribe()
+            for end in unsubscribe:
+                await end()
 
     def _forget_old(self) -> None:
         limit = self._loop.time() - 600

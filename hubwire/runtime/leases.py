@@ -27,7 +27,7 @@ import structlog
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.owners import open_bucket
-from hubwire.bus.subjects import LEASES_BUCKET, LEASES_CENSUS, lease_subject
+from hubwire.bus.subjects import LEASES_BUCKET, LEASES_CENSUS, lease_subject, presence_subject
 from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.runtime.lease_bucket import (
     BUCKET_TTL_SECONDS,
@@ -180,7 +180,7 @@ class Lease:
 
     async def run(self) -> None:
         """Renew until cancelled, released or ended. Failures are retried for as long as it takes."""
-        unsubscribe = await self._bus.subscribe(LEASES_CENSUS, lambda *_: self._asked.set())
+        unsubscribe = await self._bus.subscribe(LEASES_CENSUS, self._counted)
         self._bus.on_reconnect(self._reconnected)
         try:
             while not self._released:
@@ -212,6 +212,15 @@ class Lease:
                     pass
         finally:
             await unsubscribe()
+
+    def _counted(self, _subject: str, _reply: str, _data: bytes) -> None:
+        if not self._released:
+            present = LeaseMessage(self._count, self.ttl, leaving=self._leaving)
+            try:
+                self._bus.publish(presence_subject(self.role, self.name), present.pack())
+            except Unavailable as error:
+                log.debug("census_not_answered", error=str(error))
+        self._asked.set()
 
     def _reconnected(self) -> None:
         self._look_for_bucket = True
