@@ -107,8 +107,8 @@ async def tls(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost "
-            f"-addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 "
+            f"-subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}"
         ).split(),
         check=True,
         capture_output=True,
