@@ -16,7 +16,6 @@ killed one's never again. Faults come from a seed. What is checked:
 from __future__ import annotations
 
 import asyncio
-import gc
 import heapq
 import itertools
 import logging
@@ -127,6 +126,18 @@ class Node:
     def pause(self, seconds: float) -> None:
         self.paused_until = self.world.now + seconds
         self.faults.append((self.world.now, self.paused_until))
+
+    def close(self) -> None:
+        """Let go of what is left, also of a process that was killed: this is no part of the simulation."""
+        self.dead = True
+        if self.bus is not None:
+            self.bus.connected = False
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        for _ in range(50):
+            if asyncio.all_tasks(self.loop):
+                self.loop.step()
+        self.loop.close()
 
     @property
     def awake(self) -> bool:
@@ -321,6 +332,11 @@ class World:
         self.nodes: list[Node] = []
         self._epochs = [0] * PARTITIONS
         self._confirmed: list[tuple[int, str]] = [(0, "")] * PARTITIONS
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+        self._heap.clear()
 
     # -- for the bus -------------------------------------------------------------------------------
 
@@ -611,13 +627,14 @@ def simulate(seed: int, *, faults: int = 40) -> World:
     except AssertionError:
         print("\n".join(world.events))
         raise
+    finally:
+        world.close()
     return world
 
 
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None  # tasks of killed processes are not ended, they are dropped
     first, last = (int(text) for text in sys.argv[1:3])
     for seed in range(first, last + 1):
         try:
@@ -631,8 +648,6 @@ def main() -> None:
             f"{sum(1 for one in world.sent if one.acked)} of {len(world.sent)} acked, {owed} deliveries owed",
             flush=True,
         )
-        del world
-        gc.collect()
 
 
 if __name__ == "__main__":
