@@ -101,10 +101,12 @@ def unpack_body(body: bytes, group: str | None) -> Body:
         data_type, data, from_user, metadata, excluded, filter, ttl_seconds = msgpack.unpackb(
             body, raw=False, unicode_errors="surrogatepass"
         )
+        if type(data) is not bytes:
+            raise TypeError("the data are no bytes")
         message = Message(_DATA_TYPES[data_type], data, group, from_user, metadata)
-    except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
+        return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds)
+    except (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException) as error:
         raise InvalidRequest(f"Not a message body: {error}") from error
-    return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds)
 
 
 SNAPSHOT_PART_BYTES = 128 * 1024

@@ -60,7 +60,7 @@ def unpack_table(data: bytes) -> OwnersTable:
     try:
         _, version, owners = unpack(data)
         table = OwnersTable(int(version), tuple(Owner(str(o[0]), int(o[1])) if o else None for o in owners))
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise InvalidRequest(f"Not an ownership table: {error}") from error
     if len(table.owners) != PARTITIONS:
         raise InvalidRequest(f"The ownership table has {len(table.owners)} partitions, not {PARTITIONS}.")

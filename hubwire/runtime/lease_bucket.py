@@ -67,7 +67,7 @@ def unpack_lease(data: bytes) -> LeaseMessage:
     try:
         _, renewal, ttl_ms, mark, *_ = unpack(data)
         return LeaseMessage(int(renewal), ttl_ms / 1000, mark == LEAVING, mark == ENDED)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InvalidRequest(f"Not a lease: {error}") from error
 
 
