@@ -214,7 +214,7 @@ def _place(url: str) -> str:
 
 
 def _size(request: EventRequest) -> int:
-    return EVENT_BYTES + len(request.body) + sum(len(value) for _, value in request.headers)
+    return EVENT_BYTES + len(request.body) + sum([len(value) for _, value in request.headers])
 
 
 def _circuit_open() -> _Failed:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
 from gateway.upstream.outcome import DeliveryFailure
+
+CHEAP_LINES: Final = 10
 
 log = structlog.get_logger(__name__)
 
@@ -29,11 +31,26 @@ class FailureRecord(NamedTuple):
     told: str
 
 
+class _Second:
+    """The lines of one second about failures that cost no attempt."""
+
+    __slots__ = ("at", "left_out", "lines")
+
+    def __init__(self) -> None:
+        self.at = self.lines = self.left_out = 0
+
+
 class FailureLog:
-    """Keeps the latest `kept` failures. `counts` are plain integers by category, for metrics."""
+    """Keeps the latest `kept` failures. `counts` are plain integers by category, for metrics.
+
+    Every failure is counted and kept, and every one that cost an attempt is a line in the log. Clients can
+    make events fail as fast as they send them while an upstream is left alone; of those a category of a hub
+    has ten lines a second, and the next line says how many were left out (`suppressed`).
+    """
 
     def __init__(self, kept: int) -> None:
         self._latest: deque[FailureRecord] = deque(maxlen=kept)
+        self._cheap: dict[tuple[str, str], _Second] = {}
         self.counts: Counter[str] = Counter()
 
     def record(
@@ -54,6 +71,10 @@ class FailureLog:
         )
         self.counts[failure.category] += 1
         self._latest.append(one)
+        suppressed = 0 if failure.attempts else self._suppressed(hub, failure.category, at)
+        if suppressed is None:
+            return
+        more = {"suppressed": suppressed} if suppressed else {}
         # A handler that turns a client away works as it should: nobody must look.
         tell = log.info if failure.category == "refused" else log.warning
         tell(
@@ -68,7 +89,20 @@ class FailureLog:
             attempts=failure.attempts,
             seconds=one.seconds,
             told=told,
+            **more,
         )
+
+    def _suppressed(self, hub: str, category: str, at: float) -> int | None:
+        """How many lines were left out before this one; None when this one is left out too."""
+        second = self._cheap.setdefault((hub, category), _Second())
+        if int(at) != second.at:
+            second.at, second.lines = int(at), 0
+        elif second.lines >= CHEAP_LINES:
+            second.left_out += 1
+            return None
+        second.lines += 1
+        left_out, second.left_out = second.left_out, 0
+        return left_out
 
     def latest(self) -> list[FailureRecord]:
         """The newest first."""

@@ -19,6 +19,7 @@ FailureCategory: TypeAlias = Literal[
     "bad_answer",  # an answer that cannot be processed (4.2, 4.5)
     "too_large",  # an answer over the limit (4.9)
     "unsupported",  # a tunnel:/// address, which nobody serves here
+    "listener",  # the broker of an event listener did not take its copy (5.2)
 ]
 LATER: frozenset[str] = frozenset(
     ("validation", "token", "overloaded", "circuit_open", "network", "timeout", "not_ready")

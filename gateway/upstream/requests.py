@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -80,7 +81,7 @@ class Stamp(NamedTuple):
     """
 
     origin: Origin
-    keys: Sequence[str]
+    keys: tuple[str, ...]
     now: float
     request_id: str
     secret_of: SecretOf | None = None
@@ -88,7 +89,7 @@ class Stamp(NamedTuple):
 
 class EventRequest(NamedTuple):
     """One event, ready to be sent. `headers` are in the documented casing; `Host`, `Content-Length` and
-    `Authorization` are added by the client. `url` holds secrets, `shown` does not. `validation_url` is the
+    `Authorization` are added by the client. `url` holds secrets, `shown` does not; `validation_url` is the
     address of abuse protection. `blocking`: the answer matters."""
 
     hub: str
@@ -96,13 +97,16 @@ class EventRequest(NamedTuple):
     event: HandlerEvent
     event_id: int
     url: str
-    shown: str
     validation_url: str
     origin: Origin
     headers: tuple[tuple[str, str], ...]
     body: bytes
     auth: UpstreamAuth | None
     blocking: bool
+
+    @property
+    def shown(self) -> str:
+        return shown_url(self.url)
 
 
 def origin_of(host: str) -> Origin:
@@ -113,15 +117,24 @@ def origin_of(host: str) -> Origin:
     return Origin(authority.partition(":")[0], authority)
 
 
-def signature(keys: Iterable[str], connection_id: str) -> str:
-    """`ce-signature`: the connection id under each key, with one comma and no space between (3.4)."""
+@lru_cache(maxsize=4096)
+def signature(keys: tuple[str, ...], connection_id: str) -> str:
+    """`ce-signature`: the connection id under each key, with one comma and no space between (3.4).
+
+    Remembered: it is the same for all events of a connection while the keys stay.
+    """
     message = connection_id.encode()
     return ",".join("sha256=" + hmac.digest(key.encode(), message, "sha256").hex() for key in keys if key)
 
 
 def event_time(now: float) -> str:
     """`ce-time`: UTC in whole seconds (3.2)."""
-    return datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _time_text(int(now))
+
+
+@lru_cache(maxsize=16)
+def _time_text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # -- the five kinds of events ---------------------------------------------------------------------------
@@ -257,7 +270,6 @@ def _build(
         event,
         event_id,
         url,
-        shown_url(url),
         validation_url,
         stamp.origin,
         tuple(headers),

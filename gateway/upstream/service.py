@@ -6,6 +6,8 @@ with the next one (server-events.md 1.4, 3.4).
 
 from __future__ import annotations
 
+import os
+import random
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -119,6 +121,9 @@ class UpstreamService:
         )
         self.failures = FailureLog(config.failures_kept)
         self.delivered: Counter[str] = Counter()
+        # Seeded here, since forked workers must not share it. Request ids are no secrets, and asking the
+        # system for random bytes at every event is slow in some sandboxes.
+        self._random = random.Random(os.urandom(16))
 
     def _make_exchanger(self, policy: AddressPolicy, lookup: Lookup) -> Exchanger:
         config = self._config
@@ -236,7 +241,7 @@ class UpstreamService:
             event.name,  # type: ignore[arg-type]
             event_id,
             self._clock.time(),
-            str(uuid.uuid4()),
+            self._request_id(),
             reason,
             event.group,
         )
@@ -294,6 +299,9 @@ class UpstreamService:
     def _handler(self, hub: str, event: HandlerEvent) -> EventHandler | None:
         return choose_handler(self._settings_of(hub), event)
 
+    def _request_id(self) -> str:
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
     def _stamp(self, source: Source, now: float, request_id: str) -> Stamp:
         keys = self._keys_of()
         origin = origin_of(self._config.public_host or source.host)
@@ -309,15 +317,14 @@ class UpstreamService:
         request_id: str = "",
     ) -> tuple[EventRequest, Answer] | DeliveryFailure:
         """Build and deliver."""
-        shown = shown_url(handler.url_template)
         try:
             now = self._clock.time() if at is None else at
-            request = build(self._stamp(source, now, request_id or str(uuid.uuid4())))
+            request = build(self._stamp(source, now, request_id or self._request_id()))
         except UnsendableEvent as error:
-            return DeliveryFailure("unsendable", None, str(error), 0, 0.0, shown)
+            return DeliveryFailure("unsendable", None, str(error), 0, 0.0, shown_url(handler.url_template))
         except Unavailable as error:
             reason = f"The access keys are not known, so nothing can be signed: {error}"
-            return DeliveryFailure("not_ready", None, reason, 0, 0.0, shown)
+            return DeliveryFailure("not_ready", None, reason, 0, 0.0, shown_url(handler.url_template))
         answer = await self.client.deliver(request)
         return answer if isinstance(answer, DeliveryFailure) else (request, answer)
 

@@ -93,9 +93,9 @@ def resolve_url(template: str, hub: str, event: str, secret_of: SecretOf | None 
     A Key Vault reference is replaced first, as its secret may hold a whole template. One that cannot be
     resolved raises UnusableUrl, as does everything else that keeps this from being a usable URL.
     """
-    if KEY_VAULT_REFERENCE.lower() not in template.lower():
-        return compile_template(template).resolve(hub, event)
-    # Not through the cache, which would keep secrets.
+    if not _refers(template):
+        return _resolve(template, hub, event)
+    # Not through the caches, which would keep secrets.
     return _compile(_expand(template, secret_of)).resolve(hub, event)
 
 
@@ -137,6 +137,16 @@ def shown_url(url: str) -> str:
         return base
     fields = (field.partition("=") for field in query.partition("#")[0].split("&"))
     return base + "?" + "&".join(f"{name}=***" if equals else "***" for name, equals, _ in fields)
+
+
+@lru_cache(maxsize=4096)
+def _refers(template: str) -> bool:
+    return KEY_VAULT_REFERENCE.lower() in template.lower()
+
+
+@lru_cache(maxsize=4096)
+def _resolve(template: str, hub: str, event: str) -> str:
+    return compile_template(template).resolve(hub, event)
 
 
 def _compile(template: str) -> UrlTemplate:

@@ -505,7 +505,7 @@ async def test_a_signature_is_made_with_the_keys_of_the_moment(app: AppServer) -
 
     async with service_for(hub(everything(app.base))) as service:
         await service.user_event(event())
-    expected = signature([KEYS.primary, KEYS.secondary], "conn-0001")
+    expected = signature((KEYS.primary, KEYS.secondary), "conn-0001")
     assert app.seen[0].value("ce-signature") == expected.encode()
 
 
@@ -646,3 +646,20 @@ async def test_each_failure_is_one_line_one_count_and_one_record_without_secrets
         app.answer = status_answers(204)
         await service.user_event(event())
         assert service.delivered == {"user": 1}
+
+
+async def test_failures_that_cost_no_attempt_do_not_flood_the_log(app: AppServer) -> None:
+    app.allow = "other.example"
+    clock = FakeClock()
+    async with service_for(hub(everything(app.base)), clock=clock) as service:
+        with capture_logs() as lines:
+            for _ in range(25):
+                await service.user_event(event())
+            clock.advance(0.5)
+            await service.user_event(event())
+            clock.advance(0.5)
+            await service.user_event(event())
+        assert len(lines) == 11
+        assert lines[-1]["suppressed"] == 16
+        assert service.failures.counts == {"validation": 27}
+        assert len(service.failures.latest()) == 27

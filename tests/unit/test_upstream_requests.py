@@ -68,12 +68,12 @@ def user_event(from_: EventSource | None = None, name: str = "ping", **more: Any
     ],
 )
 def test_the_signature_is_that_of_the_vectors(key: str, connection_id: str, item: str) -> None:
-    assert signature([key], connection_id) == item
+    assert signature((key,), connection_id) == item
 
 
 def test_both_keys_sign_with_a_comma_and_no_space_between() -> None:
-    assert signature([PRIMARY, SECONDARY], "conn-0001") == f"{SIGNED_PRIMARY},{SIGNED_SECONDARY}"
-    assert signature([PRIMARY, ""], "conn-0001") == SIGNED_PRIMARY
+    assert signature((PRIMARY, SECONDARY), "conn-0001") == f"{SIGNED_PRIMARY},{SIGNED_SECONDARY}"
+    assert signature((PRIMARY, ""), "conn-0001") == SIGNED_PRIMARY
 
 
 def test_a_connect_event_is_the_request_of_the_specification() -> None:

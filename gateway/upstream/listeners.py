@@ -1,0 +1,320 @@
+"""Event listeners: copies of events for message brokers (server-events.md section 5).
+
+All listeners that match get an event. A client's event waits for them, with its own limits, before its
+handler is asked; notifications never wait: they go through one bounded queue for each endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
+
+import structlog
+
+from gateway.upstream.clock import Clock, SystemClock
+from gateway.upstream.contexts import EventContext, NotificationContext
+from gateway.upstream.failures import FailureLog
+from gateway.upstream.outcome import DeliveryFailure
+from gateway.upstream.requests import event_time
+from hubwire.model.errors import HubwireError, Unavailable
+from hubwire.model.event_handlers import HandlerEvent
+from hubwire.model.event_listeners import CloudEvent, choose_listeners
+from hubwire.model.message import DataType
+from hubwire.model.settings import EventHubEndpoint, EventListener, HubSettings, NatsEndpoint
+
+log = structlog.get_logger(__name__)
+
+Endpoint: TypeAlias = NatsEndpoint | EventHubEndpoint
+
+QUEUED_EVENTS: Final = 10_000
+QUEUED_BYTES: Final = 16 * 1024 * 1024
+EVENT_BYTES: Final = 512
+"""What a queued event costs beside its state and user id, roughly."""
+WAITING_EVENTS: Final = 1000
+AT_ONCE: Final = 64
+"""Notifications of one endpoint on their way at a time, of different connections."""
+DOWN_SECONDS: Final = 5.0
+MAX_ENDPOINTS: Final = 1000
+OVERFLOW_LOG_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 2.0
+
+_CONTENT_TYPES: Final = {
+    DataType.TEXT: "text/plain",
+    DataType.JSON: "application/json",
+    DataType.BINARY: "application/octet-stream",
+    DataType.PROTOBUF: "application/x-protobuf",
+}
+
+
+class ListenerTarget(Protocol):
+    """A broker, at one endpoint. The contract, which `tests/integration/test_listener_targets.py` holds
+    every implementation against:
+
+    - `publish` returns when the broker has acknowledged the event: it is there, at least once.
+    - Attempts of one event carry the same `message_id`, by which a broker that can drops the repeats.
+    - It ends within its own limit (three attempts of five seconds) and raises Unavailable when the broker
+      did not take the event, InvalidRequest or LimitExceeded when it never will. Whether an event that
+      raised Unavailable arrived is not known.
+    - Concurrent calls are fine. Two events, the second published after the first returned, are in that
+      order in the broker.
+    - When cancelled nothing is left running; the event may or may not arrive.
+    """
+
+    async def publish(self, event: CloudEvent) -> None: ...
+
+
+MakeTarget = Callable[[Endpoint], ListenerTarget | None]
+"""The target of an endpoint; None when this service has none of that kind."""
+
+
+class Wanted:
+    """What came of a client's event: `wanted` when some listener is for it; `failure` when one that is
+    required did not get it."""
+
+    __slots__ = ("failure", "wanted")
+
+    def __init__(self, wanted: bool, failure: DeliveryFailure | None = None) -> None:
+        self.wanted = wanted
+        self.failure = failure
+
+
+class _Lane:
+    """One endpoint. Its queue of notifications is emptied by a task that lives while there are some."""
+
+    __slots__ = ("active", "bytes", "down_until", "overflow_told", "queue", "target", "task")
+
+    def __init__(self, target: ListenerTarget | None) -> None:
+        self.target = target
+        self.queue: deque[CloudEvent] = deque()
+        self.bytes = 0
+        self.active = 0
+        self.down_until = 0.0
+        self.overflow_told = float("-inf")
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not self.queue and not self.active and self.task is None
+
+
+class Listeners:
+    """Event listeners of all hubs, for one gateway. Made and used in one event loop; `close` ends it.
+
+    Counters are plain integers that metrics read: `delivered` by kind of event, `failed` deliveries that
+    were given up, `dropped` notifications that found a full queue or were left at the end.
+    """
+
+    def __init__(
+        self,
+        settings_of: Callable[[str], HubSettings],
+        make_target: MakeTarget,
+        failures: FailureLog,
+        clock: Clock | None = None,
+        *,
+        queued_events: int = QUEUED_EVENTS,
+        queued_bytes: int = QUEUED_BYTES,
+        waiting_events: int = WAITING_EVENTS,
+    ) -> None:
+        self._settings_of = settings_of
+        self._make_target = make_target
+        self._failures = failures
+        self._clock = clock or SystemClock()
+        self._queued_events = queued_events
+        self._queued_bytes = queued_bytes
+        self._waiting_events = waiting_events
+        self._lanes: dict[Endpoint, _Lane] = {}
+        self._closed = False
+        self.delivered: Counter[str] = Counter()
+        self.failed = 0
+        self.dropped = 0
+
+    def wants(self, hub: str, event: HandlerEvent) -> bool:
+        """Whether some listener of the hub is for this event, as the settings are now."""
+        settings = self._settings_of(hub)
+        return bool(settings.event_listeners) and bool(choose_listeners(settings, event))
+
+    async def user_event(self, context: EventContext) -> Wanted:
+        """Give a client's event to all listeners at once and wait for them, before its handler is asked
+        (5.2). Never raises for what a broker does; failures are logged. When more than `waiting_events`
+        wait for an endpoint, or while it is down, its copy fails at once."""
+        settings = self._settings_of(context.source.hub)
+        if not settings.event_listeners:
+            return Wanted(False)
+        chosen = choose_listeners(settings, HandlerEvent("user", context.name))
+        if not chosen:
+            return Wanted(False)
+        source = context.source
+        event = CloudEvent(
+            source.hub,
+            "user",
+            context.name,
+            source.connection_id,
+            context.event_id,
+            event_time(self._clock.time()),
+            _CONTENT_TYPES[context.data_type],
+            context.data,
+            source.user_id,
+            source.subprotocol,
+            source.state,
+            context.metadata,
+        )
+        if len(chosen) == 1:
+            failures = [await self._now(chosen[0], event)]
+        else:
+            failures = await asyncio.gather(*(self._now(each, event) for each in chosen))
+        required = (f for each, f in zip(chosen, failures, strict=True) if each.delivery == "required")
+        return Wanted(True, next((failure for failure in required if failure is not None), None))
+
+    def notification(self, context: NotificationContext) -> None:
+        """Queue a notification for all listeners that want it. Never waits; what finds a full queue is
+        dropped and counted."""
+        settings = self._settings_of(context.source.hub)
+        if not settings.event_listeners or context.name not in ("connected", "disconnected"):
+            return
+        chosen = choose_listeners(settings, HandlerEvent("sys", context.name))
+        if not chosen:
+            return
+        source = context.source
+        event = CloudEvent(
+            source.hub,
+            "sys",
+            context.name,
+            source.connection_id,
+            context.event_id,
+            event_time(context.time),
+            "application/json",
+            _body(context),
+            source.user_id,
+            source.subprotocol,
+            source.state,
+        )
+        for listener in chosen:
+            self._queue(listener, event)
+
+    def waiting(self) -> int:
+        """Notifications that are queued now."""
+        return sum(len(lane.queue) for lane in self._lanes.values())
+
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Give what is queued `seconds` to leave; the rest is dropped and counted. Idempotent."""
+        self._closed = True
+        tasks = {lane.task for lane in self._lanes.values() if lane.task is not None}
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=seconds)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        left = self.waiting()
+        if left:
+            self.dropped += left
+            log.warning("listener_events_dropped", dropped=left, reason="the gateway stops")
+        self._lanes.clear()
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _lane(self, endpoint: Endpoint) -> _Lane:
+        lane = self._lanes.get(endpoint)
+        if lane is None:
+            if len(self._lanes) >= MAX_ENDPOINTS:
+                for other in [each for each, found in self._lanes.items() if found.idle]:
+                    del self._lanes[other]
+            lane = self._lanes[endpoint] = _Lane(self._make_target(endpoint))
+        return lane
+
+    def _queue(self, listener: EventListener, event: CloudEvent) -> None:
+        lane = self._lane(listener.endpoint)
+        size = _size(event)
+        if self._closed or len(lane.queue) >= self._queued_events or lane.bytes + size > self._queued_bytes:
+            self.dropped += 1
+            now = self._clock.monotonic()
+            if now >= lane.overflow_told + OVERFLOW_LOG_SECONDS:
+                lane.overflow_told = now
+                log.warning("listener_events_dropped", dropped=self.dropped, reason="the queue is full")
+            return
+        lane.queue.append(event)
+        lane.bytes += size
+        if lane.task is None:
+            lane.task = asyncio.create_task(self._empty(listener.endpoint, lane), name="listener")
+
+    async def _empty(self, endpoint: Endpoint, lane: _Lane) -> None:
+        """Batches of different connections: the events of one connection stay in order."""
+        try:
+            while lane.queue:
+                batch: dict[str, CloudEvent] = {}
+                while lane.queue and len(batch) < AT_ONCE and lane.queue[0].connection_id not in batch:
+                    event = lane.queue.popleft()
+                    lane.bytes -= _size(event)
+                    batch[event.connection_id] = event
+                await asyncio.gather(*(self._deliver(endpoint, lane, each) for each in batch.values()))
+        finally:
+            lane.task = None
+
+    async def _now(self, listener: EventListener, event: CloudEvent) -> DeliveryFailure | None:
+        lane = self._lane(listener.endpoint)
+        required = listener.delivery == "required"
+        if lane.active >= self._waiting_events:
+            reason = f"{lane.active} events wait for this endpoint already."
+            return self._fail(listener.endpoint, event, reason, required=required)
+        lane.active += 1
+        try:
+            return await self._deliver(listener.endpoint, lane, event, required=required)
+        finally:
+            lane.active -= 1
+
+    async def _deliver(
+        self, endpoint: Endpoint, lane: _Lane, event: CloudEvent, *, required: bool = False
+    ) -> DeliveryFailure | None:
+        if lane.target is None:
+            reason = f"This service has no connector for endpoints of the type {_type(endpoint)}."
+            return self._fail(endpoint, event, reason, required=required)
+        if self._clock.monotonic() < lane.down_until:
+            reason = "The broker did not take the last event; it is tried again soon."
+            return self._fail(endpoint, event, reason, required=required)
+        try:
+            await lane.target.publish(event)
+        except HubwireError as error:
+            if isinstance(error, Unavailable):
+                lane.down_until = self._clock.monotonic() + DOWN_SECONDS
+            return self._fail(endpoint, event, str(error), required=required)
+        except Exception as error:  # a target's bug must not end the queue or the client's event
+            log.exception("listener_target_failed", hub=event.hub)
+            return self._fail(endpoint, event, type(error).__name__, required=required)
+        self.delivered[event.kind] += 1
+        return None
+
+    def _fail(self, endpoint: Endpoint, event: CloudEvent, reason: str, *, required: bool) -> DeliveryFailure:
+        self.failed += 1
+        failure = DeliveryFailure("listener", None, reason, 1, 0.0, shown_endpoint(endpoint))
+        self._failures.record(
+            failure,
+            at=self._clock.time(),
+            hub=event.hub,
+            event=event.name,
+            connection_id=event.connection_id,
+            told="failed event" if required else "nothing",
+        )
+        return failure
+
+
+def shown_endpoint(endpoint: Endpoint) -> str:
+    """An endpoint for people, where the URL of a handler stands otherwise."""
+    if isinstance(endpoint, NatsEndpoint):
+        return f"nats:{endpoint.stream}/{endpoint.subject_prefix}"
+    return f"eventhub:{endpoint.fully_qualified_namespace}/{endpoint.event_hub_name}"
+
+
+def _type(endpoint: Endpoint) -> str:
+    return "Nats" if isinstance(endpoint, NatsEndpoint) else "EventHub"
+
+
+def _size(event: CloudEvent) -> int:
+    return EVENT_BYTES + len(event.data) + len(event.state or "") + len(event.user_id or "")
+
+
+def _body(context: NotificationContext) -> bytes:
+    if context.name == "connected":
+        return b"{}"
+    return json.dumps({"reason": context.reason}, separators=(",", ":")).encode()
