@@ -95,7 +95,8 @@ class UpstreamClient:
             async with asyncio.timeout(self._config.event_seconds):
                 answer = await self._deliver(upstream, request, progress)
             self._tell(upstream, progress, alive=answer.status not in DEAD)
-            return answer._replace(attempts=progress.attempts, seconds=self._clock.monotonic() - started)
+            seconds = self._clock.monotonic() - started
+            return Answer(answer.status, answer.headers, answer.body, progress.attempts, seconds)
         except _Failed as failed:
             category, reason, status = failed.category, failed.reason, failed.status
             if upstream is not None and category in ("network", "bad_answer", "too_large"):

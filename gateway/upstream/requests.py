@@ -109,6 +109,7 @@ class EventRequest(NamedTuple):
         return shown_url(self.url)
 
 
+@lru_cache(maxsize=1000)
 def origin_of(host: str) -> Origin:
     """From a Host header or a configured public host, with or without port."""
     authority = host.strip().lower()
@@ -288,9 +289,12 @@ def _metadata_headers(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(METADATA_PREFIX + key, value) for key, value in merged.items()]
 
 
-def _check_headers(headers: Iterable[tuple[str, str]]) -> None:
+def _check_headers(headers: Sequence[tuple[str, str]]) -> None:
     """No line breaks and other control characters anywhere; ASCII, but for the user id, which travels as
     UTF-8 (3.2). Repeating such a request would not help."""
+    together = "".join([value for _, value in headers])
+    if together.isascii() and together.isprintable():
+        return
     for name, value in headers:
         if value.isascii():
             if value.isprintable() or value.replace("\t", " ").isprintable():
