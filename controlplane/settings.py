@@ -19,8 +19,6 @@ class ManagementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     resource_group: str = ""
     resource_name: str = ""
     location: str = "local"
-    event_hub_connector: bool = False
-    """Whether event listeners have somewhere to go; refused with 501 otherwise (management-api.md 5.3)."""
     upstream_identity: bool = False
     """Whether `auth.type` "ManagedIdentity" of event handlers is backed by an OAuth client (section 6)."""
 

@@ -14,7 +14,7 @@ from controlplane.management.resource import RESOURCE_TYPE, ResourceId
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.hub_rules import KEY_VAULT_REFERENCE, parse_hub_settings
 from hubwire.model.names import normalize_hub
-from hubwire.model.settings import HubSettings
+from hubwire.model.settings import EventHubEndpoint, HubSettings
 
 
 def hub_body(resource: ResourceId, name: str, settings: HubSettings) -> dict[str, Any]:
@@ -76,8 +76,11 @@ def _read(body: bytes) -> HubSettings:
 def _refuse_unsupported(services: Services, settings: HubSettings) -> None:
     """What this instance cannot honour is refused, never stored silently (management-api.md section 6)."""
     config = services.config.management
-    if settings.event_listeners and not config.event_hub_connector:
-        raise not_supported("Event listeners need a connector to a message broker, and none is configured.")
+    if any(isinstance(listener.endpoint, EventHubEndpoint) for listener in settings.event_listeners):
+        raise not_supported(
+            "Event listeners to Azure Event Hubs are not supported by this service: use an endpoint of the "
+            "type Nats, and carry the events on from there if they must go to Event Hubs."
+        )
     for handler in settings.event_handlers:
         if KEY_VAULT_REFERENCE in handler.url_template:
             raise not_supported("Key Vault references are not supported: put the URL itself.")

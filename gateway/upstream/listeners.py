@@ -257,7 +257,7 @@ class Listeners:
         required = listener.delivery == "required"
         if lane.active >= self._waiting_events:
             reason = f"{lane.active} events wait for this endpoint already."
-            return self._fail(listener.endpoint, event, reason, required=required)
+            return self._fail(listener.endpoint, event, reason, required=required, attempts=0)
         lane.active += 1
         try:
             return await self._deliver(listener.endpoint, lane, event, required=required)
@@ -269,10 +269,10 @@ class Listeners:
     ) -> DeliveryFailure | None:
         if lane.target is None:
             reason = f"This service has no connector for endpoints of the type {_type(endpoint)}."
-            return self._fail(endpoint, event, reason, required=required)
+            return self._fail(endpoint, event, reason, required=required, attempts=0)
         if self._clock.monotonic() < lane.down_until:
             reason = "The broker did not take the last event; it is tried again soon."
-            return self._fail(endpoint, event, reason, required=required)
+            return self._fail(endpoint, event, reason, required=required, attempts=0)
         try:
             await lane.target.publish(event)
         except HubwireError as error:
@@ -287,7 +287,7 @@ class Listeners:
 
     def _fail(self, endpoint: Endpoint, event: CloudEvent, reason: str, *, required: bool) -> DeliveryFailure:
         self.failed += 1
-        failure = DeliveryFailure("listener", None, reason, 1, 0.0, shown_endpoint(endpoint))
+        failure = DeliveryFailure("listener", None, reason, attempts, 0.0, shown_endpoint(endpoint))
         self._failures.record(
             failure,
             at=self._clock.time(),

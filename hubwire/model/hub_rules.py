@@ -13,12 +13,22 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hubwire.model.errors import InvalidRequest
-from hubwire.model.event_handlers import KEY_VAULT_REFERENCE, handler_faults, with_lower_case_events
+from hubwire.model.event_handlers import (
+    KEY_VAULT_REFERENCE,
+    handler_faults,
+    pattern_fault,
+    with_lower_case_events,
+)
+from hubwire.model.event_listeners import endpoint_faults, with_lower_case_filter
 from hubwire.model.settings import (
     EventHandler,
+    EventHubEndpoint,
+    EventListener,
+    EventNameFilter,
     GroupPresenceEvents,
     HubSettings,
     ManagedIdentity,
+    NatsEndpoint,
     UpstreamAuth,
 )
 
@@ -37,10 +47,12 @@ MAX_EVENT_LISTENERS = 10
 Place = tuple[str | int, ...]
 
 _INSIDE: dict[type[msgspec.Struct], dict[str, type[msgspec.Struct]]] = {
-    HubSettings: {"eventHandlers": EventHandler},
+    HubSettings: {"eventHandlers": EventHandler, "eventListeners": EventListener},
+    EventListener: {"filter": EventNameFilter},
     EventHandler: {"auth": UpstreamAuth, "groupPresenceEvents": GroupPresenceEvents},
     UpstreamAuth: {"managedIdentity": ManagedIdentity},
 }
+_ENDPOINTS: dict[object, type[msgspec.Struct]] = {"Nats": NatsEndpoint, "EventHub": EventHubEndpoint}
 
 
 class HubFault(NamedTuple):
@@ -98,8 +110,31 @@ def hub_faults(properties: object) -> Iterator[HubFault]:
                 for place, text in handler_faults(handler):
                     yield HubFault(("eventHandlers", index, *place), text)
     listeners = properties.get("eventListeners")
-    if isinstance(listeners, list) and len(listeners) > MAX_EVENT_LISTENERS:
+    if isinstance(listeners, list):
+        yield from _listener_faults(listeners)
+
+
+def _listener_faults(listeners: list[object]) -> Iterator[HubFault]:
+    if len(listeners) > MAX_EVENT_LISTENERS:
         yield HubFault(("eventListeners",), f"There can be {MAX_EVENT_LISTENERS} event listeners at most.")
+    for index, listener in enumerate(listeners):
+        if not isinstance(listener, dict):
+            continue
+        chosen = listener.get("filter")
+        pattern = chosen.get("userEventPattern") if isinstance(chosen, dict) else None
+        text = pattern_fault(pattern) if isinstance(pattern, str) else None
+        if text is not None:
+            yield HubFault(("eventListeners", index, "filter", "userEventPattern"), text)
+        endpoint = listener.get("endpoint")
+        if not isinstance(endpoint, dict):
+            continue
+        place = ("eventListeners", index, "endpoint")
+        struct = _ENDPOINTS.get(endpoint.get("type"))
+        if struct is not None:
+            rest = {name: value for name, value in endpoint.items() if name != "type"}
+            yield from _unknown(rest, struct, place)
+        for name, text in endpoint_faults(endpoint):
+            yield HubFault((*place, name), text)
 
 
 def _unknown(value: Mapping[str, object], struct: type[msgspec.Struct], place: Place) -> Iterator[HubFault]:
@@ -128,10 +163,16 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _lower_case_events(properties: Any) -> Any:
-    if not isinstance(properties, dict) or not isinstance(properties.get("eventHandlers"), list):
+    if not isinstance(properties, dict):
         return properties
-    handlers = [with_lower_case_events(h) if isinstance(h, dict) else h for h in properties["eventHandlers"]]
-    return {**properties, "eventHandlers": handlers}
+    changed = dict(properties)
+    for name, lower in (
+        ("eventHandlers", with_lower_case_events),
+        ("eventListeners", with_lower_case_filter),
+    ):
+        if isinstance(changed.get(name), list):
+            changed[name] = [lower(each) if isinstance(each, dict) else each for each in changed[name]]
+    return changed
 
 
 def _parse_place(path: str) -> Place:

@@ -36,11 +36,44 @@ class EventHandler(msgspec.Struct, frozen=True, rename="camel"):
     group_presence_events: GroupPresenceEvents | None = None
 
 
+class EventNameFilter(msgspec.Struct, frozen=True, rename="camel"):
+    """Which events a listener gets, Azure's only filter. `connect` can be named and never matches: it needs
+    an answer (server-events.md 5.1)."""
+
+    type: Literal["EventName"] = "EventName"
+    system_events: tuple[Literal["connect", "connected", "disconnected"], ...] = ()
+    user_event_pattern: str | None = None
+
+
+class NatsEndpoint(msgspec.Struct, frozen=True, rename="camel", tag_field="type", tag="Nats"):
+    """A JetStream stream of the cluster's own NATS (server-events.md 5.4). It is made, with bounds, when it
+    is missing; one that is there is used as it is, and must take `<subjectPrefix>.>`."""
+
+    stream: str = "AWPS"
+    subject_prefix: str = "awps"
+
+
+class EventHubEndpoint(msgspec.Struct, frozen=True, rename="camel", tag_field="type", tag="EventHub"):
+    """Azure Event Hubs: understood, so that it can be refused with a clear sentence."""
+
+    fully_qualified_namespace: str = ""
+    event_hub_name: str = ""
+
+
+class EventListener(msgspec.Struct, frozen=True, rename="camel"):
+    """A copy of events for a broker. With `delivery` "required" a client's event that the broker did not
+    take is a failed event; "bestEffort", Azure's way, has no effect on the client."""
+
+    endpoint: NatsEndpoint | EventHubEndpoint
+    filter: EventNameFilter = EventNameFilter()
+    delivery: Literal["bestEffort", "required"] = "bestEffort"
+
+
 class HubSettings(msgspec.Struct, frozen=True, rename="camel"):
     """The settings of one hub. A hub without settings works with these defaults."""
 
     event_handlers: tuple[EventHandler, ...] = ()
-    event_listeners: tuple[dict[str, object], ...] = ()
+    event_listeners: tuple[EventListener, ...] = ()
     anonymous_connect_policy: Literal["allow", "deny"] = "deny"
     web_socket_keep_alive_interval_in_seconds: KeepAliveSeconds = 20
 

@@ -293,6 +293,16 @@ async def test_an_empty_hub_has_the_defaults_and_nulls_count_as_absent(rig: Rig)
         ({"webSocketKeepAliveIntervalInSeconds": 0}, "webSocketKeepAliveIntervalInSeconds"),
         ({"webSocketKeepAliveIntervalInSeconds": 121}, "webSocketKeepAliveIntervalInSeconds"),
         ({"chat": {"mode": "Enabled"}}, "chat"),
+        ({"eventListeners": [{}]}, "eventListeners[0]"),
+        ({"eventListeners": [{"endpoint": {"type": "Kafka"}}]}, "eventListeners[0].endpoint"),
+        ({"eventListeners": [{"endpoint": {"type": "Nats", "servers": []}}]}, "endpoint.servers"),
+        ({"eventListeners": [{"endpoint": {"type": "Nats", "stream": "KV_x"}}]}, "endpoint.stream"),
+        ({"eventListeners": [{"endpoint": {"type": "Nats", "subjectPrefix": "$KV"}}]}, "subjectPrefix"),
+        ({"eventListeners": [{"endpoint": {"type": "Nats", "subjectPrefix": "hw.gw"}}]}, "subjectPrefix"),
+        (
+            {"eventListeners": [{"endpoint": {"type": "Nats"}, "filter": {"userEventPattern": "a*"}}]},
+            "filter.userEventPattern",
+        ),
         ([], "properties"),
         (None, "properties"),
     ],
@@ -320,8 +330,8 @@ async def test_what_cannot_be_honoured_is_501_and_not_stored(rig: Rig, propertie
     assert rig.settings.hubs() == {}
 
 
-async def test_with_a_connector_and_an_identity_configured_they_are_taken() -> None:
-    config = ManagementConfig(event_hub_connector=True, upstream_identity=True)
+async def test_with_an_identity_configured_it_is_taken() -> None:
+    config = ManagementConfig(upstream_identity=True)
     async with rest_rig(ControlPlaneConfig(management=config)) as rig:
 
         def use(client: WebPubSubManagementClient) -> None:
@@ -344,6 +354,30 @@ async def test_with_a_connector_and_an_identity_configured_they_are_taken() -> N
             assert made.properties.event_handlers[0].auth.managed_identity.resource == "api://x"
 
         await with_sdk(rig, use)
+
+
+async def test_a_listener_to_the_stream_of_the_cluster_is_taken_and_the_sdk_cannot_lose_it(rig: Rig) -> None:
+    """Azure's SDK does not know the endpoint and leaves its type out when it writes back what it read:
+    that is refused, never stored as something else."""
+    listener = {
+        "filter": {"type": "EventName", "systemEvents": ["Connected"], "userEventPattern": "*"},
+        "endpoint": {"type": "Nats", "stream": "ORDERS", "subjectPrefix": "orders"},
+    }
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/a{V}", {"properties": {"eventListeners": [listener]}})
+    assert answer.status == 201, answer.json
+    listener["filter"] = {"type": "EventName", "systemEvents": ["connected"], "userEventPattern": "*"}
+    assert answer.json["properties"]["eventListeners"] == [{**listener, "delivery": "bestEffort"}]
+
+    def use(client: WebPubSubManagementClient) -> None:
+        hub = client.web_pub_sub_hubs.get("a", "rg", "mine", enforce_https=False)
+        assert hub.properties.event_listeners[0].filter.user_event_pattern == "*"
+        with pytest.raises(HttpResponseError, match="type"):
+            client.web_pub_sub_hubs.begin_create_or_update("a", "rg", "mine", hub, enforce_https=False)
+
+    await with_sdk(rig, use)
+    entry = rig.settings.hub_entry("a")
+    assert entry is not None
+    assert len(entry[1].event_listeners) == 1
 
 
 @pytest.mark.parametrize("name", ["1a", "a-b", "a%2Fb", "a%20", "a" * 129])
