@@ -285,7 +285,9 @@ class Listeners:
         self.delivered[event.kind] += 1
         return None
 
-    def _fail(self, endpoint: Endpoint, event: CloudEvent, reason: str, *, required: bool) -> DeliveryFailure:
+    def _fail(
+        self, endpoint: Endpoint, event: CloudEvent, reason: str, *, required: bool, attempts: int = 1
+    ) -> DeliveryFailure:
         self.failed += 1
         failure = DeliveryFailure("listener", None, reason, attempts, 0.0, shown_endpoint(endpoint))
         self._failures.record(
