@@ -5,7 +5,6 @@ The times and the table of what is tried again are those of server-events.md 4.8
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -13,6 +12,7 @@ from gateway.upstream.auth import TokenSource, TokenUnavailable
 from gateway.upstream.breaker import Pass
 from gateway.upstream.clock import Clock
 from gateway.upstream.config import UpstreamConfig
+from gateway.upstream.deadlines import Deadlines
 from gateway.upstream.exchange import ExchangeFailed, Exchanger
 from gateway.upstream.outcome import Answer, DeliveryFailure, FailureCategory
 from gateway.upstream.requests import EventRequest, Origin
@@ -71,6 +71,7 @@ class UpstreamClient:
         self._exchanger = exchanger
         self._check = check
         self._tokens = tokens
+        self._deadlines = Deadlines(config.event_seconds)
         self._upstreams: dict[UpstreamKey, Upstream] = {}
         self.attempts = 0
         self.retries = 0
@@ -92,7 +93,7 @@ class UpstreamClient:
             if not upstream.enter(size):
                 held, upstream = upstream, None
                 raise _Failed("overloaded", f"{held.pending} events wait for this upstream already.")
-            async with asyncio.timeout(self._config.event_seconds):
+            async with self._deadlines.limit():
                 answer = await self._deliver(upstream, request, progress)
             self._tell(upstream, progress, alive=answer.status not in DEAD)
             seconds = self._clock.monotonic() - started
@@ -114,6 +115,9 @@ class UpstreamClient:
                     upstream.breaker.unknown(progress.given, self._clock.monotonic())
         seconds = self._clock.monotonic() - started
         return DeliveryFailure(category, status, reason, progress.attempts, seconds, request.shown)
+
+    def close(self) -> None:
+        self._deadlines.close()
 
     def upstreams(self) -> list[UpstreamStatus]:
         now = self._clock.monotonic()

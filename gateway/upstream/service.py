@@ -138,6 +138,7 @@ class UpstreamService:
 
     async def close(self) -> None:
         """Ends validations under way and closes the connections."""
+        self.client.close()
         await self._validator.close()
         await self._tokens.close()
         await self._exchanger.close()
