@@ -20,6 +20,7 @@ from controlplane import cors
 from controlplane.auth import authenticate_rest
 from controlplane.call import Call, Handler, Services, Settings, done
 from controlplane.endpoints import prefixes_of
+from controlplane.events import EventsPort
 from controlplane.handlers import closing, existence, listing, membership, messages, permissions, tokens
 from controlplane.management.router import ManagementApi
 from controlplane.openapi import documents
@@ -59,13 +60,14 @@ def create_app(
     config: ControlPlaneConfig | None = None,
     *,
     clock: Callable[[], float] = time.time,
+    events: EventsPort | None = None,
 ) -> web.Application:
     """Put the control plane together. `settings` is a `hubwire.bus.settings.SettingsStore`.
 
     Paths that are neither the data plane's nor the management API's go to the application's own routes.
     The application owns no task and no connection: whoever made `cluster` and `settings` closes them.
     """
-    services = Services(cluster, settings, config or ControlPlaneConfig(), clock)
+    services = Services(cluster, settings, config or ControlPlaneConfig(), clock, events)
     api = RestApi(services)
     return web.Application(middlewares=[api.middleware])
 

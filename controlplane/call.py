@@ -8,6 +8,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from controlplane.events import EventsPort
 from controlplane.operations import Operation
 from controlplane.paths import Target, decode_segment
 from controlplane.ports import ClusterPort
@@ -44,6 +45,7 @@ class Services:
     settings: Settings
     config: ControlPlaneConfig
     clock: Callable[[], float]  # Unix seconds
+    events: EventsPort | None = None  # None where there are no gateways to ask
 
 
 @dataclass(frozen=True, slots=True)

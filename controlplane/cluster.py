@@ -217,7 +217,7 @@ class Cluster:
                 # It has just died, or it is reconnecting: its lease will tell.
                 await asyncio.sleep(LEASE_PAUSE_SECONDS)
                 continue
-            return _result(data)
+            return result_of(data)
 
 
 def _key(hub: str, target: Target) -> str:
@@ -226,7 +226,8 @@ def _key(hub: str, target: Target) -> str:
     return group_key(hub, target.name) if target.kind == "group" else user_key(hub, target.name)
 
 
-def _result(data: bytes) -> Any:
+def result_of(data: bytes) -> Any:
+    """The result in a gateway's answer to a command. Raises the category of error that it names."""
     _, status, *rest = unpack(data)
     if status == "ok":
         return rest[0]

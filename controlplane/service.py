@@ -12,8 +12,10 @@ from aiohttp import web
 
 from controlplane.app import create_app
 from controlplane.cluster import Cluster
+from controlplane.events import Events
 from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
+from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.leases import LeaseWatch
@@ -26,6 +28,7 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
+    replicas_of,
     run_service,
     tell_ready,
 )
@@ -63,7 +66,8 @@ async def make_runner(
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and cleans the runner up."""
     cluster = Cluster(bus, dispatcher, gateways)
-    app = create_app(cluster, settings, rest_config(config))
+    letters = DeadLetters(bus, memory=config.durability == "memory", replicas=replicas_of(config))
+    app = create_app(cluster, settings, rest_config(config), events=Events(bus, gateways, letters))
     # aiohttp's own logger quotes request lines, and those may hold tokens; what our handlers fail at is
     # logged by the application itself.
     silent = logging.getLogger("hubwire.http")

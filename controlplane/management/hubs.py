@@ -10,6 +10,7 @@ from aiohttp import web
 from controlplane.call import Services
 from controlplane.content import read_body
 from controlplane.management.errors import bad_content, json_response, not_found, not_supported
+from controlplane.management.events import verdicts
 from controlplane.management.resource import RESOURCE_TYPE, ResourceId
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.hub_rules import KEY_VAULT_REFERENCE, parse_hub_settings
@@ -45,7 +46,11 @@ async def get_hub(services: Services, resource: ResourceId, name: str) -> web.Re
 
 
 async def put_hub(services: Services, resource: ResourceId, name: str, request: web.Request) -> web.Response:
-    """200 for a change, 201 for the first settings of a hub, both with the finished hub: no polling."""
+    """200 for a change, 201 for the first settings of a hub, both with the finished hub: no polling.
+
+    `validation`, which SDKs do not look at, says which of its event handlers agreed to be called, and why
+    not; it is null when nobody could ask.
+    """
     try:
         normalize_hub(name)
         settings = _read(await read_body(request, services.config.max_body_bytes))
@@ -54,7 +59,10 @@ async def put_hub(services: Services, resource: ResourceId, name: str, request: 
     _refuse_unsupported(services, settings)
     had = services.settings.hub_entry(name) is not None
     await services.settings.put_hub(name, settings)
-    return json_response(hub_body(resource, name, settings), 200 if had else 201)
+    body = hub_body(resource, name, settings)
+    # A warning, no condition: the upstream may not be up yet (server-events.md 1.7).
+    body["validation"] = await verdicts(services, request, name, settings)
+    return json_response(body, 200 if had else 201)
 
 
 async def delete_hub(services: Services, name: str) -> web.Response:

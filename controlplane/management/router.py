@@ -24,6 +24,7 @@ from controlplane.management.errors import (
     not_found,
     not_supported,
 )
+from controlplane.management.events import answer_own
 from controlplane.management.resource import EMPTY_CHILDREN, ResourceId
 from controlplane.paths import Target
 from controlplane.problems import Problem
@@ -32,14 +33,14 @@ from hubwire.model.errors import HubwireError
 
 _API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?", re.ASCII)
 _OLDEST_VERSION = "2021-04-01"
-_ROOTS = ("/subscriptions", "/providers", "/metadata/endpoints")
+_ROOTS = ("/subscriptions", "/providers", "/metadata/endpoints", "/hubwire")
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 _log = structlog.get_logger(__name__)
 
 
 class ManagementApi:
-    """Answers below /subscriptions, /providers and /metadata/endpoints."""
+    """Answers below /subscriptions, /providers, /metadata/endpoints, and /hubwire, which is our own."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -75,7 +76,10 @@ class ManagementApi:
         if lowered == ["metadata", "endpoints"]:
             return json_response(resource.metadata_body(endpoint))  # read before anybody has signed in
         authenticate_admin(request, self._services.settings.keys, config, self._services.clock())
-        _check_version(QueryString(target.query))
+        query = QueryString(target.query)
+        if lowered[0] == "hubwire":
+            return await answer_own(self._services, request, segments[1:], query)
+        _check_version(query)
         shown = config.management
         match lowered:
             case ["providers", "microsoft.signalrservice", "operations"] if request.method == "GET":

@@ -280,14 +280,15 @@ class UpstreamService:
 
     # -- for people -----------------------------------------------------------------------------------------
 
-    async def validate(self, hub: str, handler: EventHandler, host: str) -> Verdict:
+    async def validate(self, hub: str, handler: EventHandler, host: str, *, repeats: bool = True) -> Verdict:
         """Ask the upstream now whether it agrees to be called, as when the setting is saved (1.7). `host` is
         the Host header of whoever saves it, used when no public host is configured."""
         try:
             url = resolve_url(handler.url_template, hub, VALIDATE, self._secret_of)
         except UnusableUrl as error:
             return Verdict(False, "InvalidUrl", str(error), None, self._clock.time())
-        return await self._validator.ask(url, origin_of(self._config.public_host or host))
+        origin = origin_of(self._config.public_host or host)
+        return await self._validator.ask(url, origin, repeats=repeats)
 
     def validations(self) -> list[Validation]:
         return self._validator.latest()

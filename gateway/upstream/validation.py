@@ -106,13 +106,15 @@ class Validator:
             if self._clock.monotonic() < entry.due:
                 return entry.verdict
             if entry.verdict.allowed:
-                self._flight.start(key, lambda: self._validate(url, origin))
+                self._flight.start(key, lambda: self._validate(url, origin, self._retry_seconds))
                 return entry.verdict
-        return await self._flight.run(key, lambda: self._validate(url, origin))
+        return await self._flight.run(key, lambda: self._validate(url, origin, self._retry_seconds))
 
-    async def ask(self, url: str, origin: Origin) -> Verdict:
-        """Ask now, whatever is remembered, and remember the answer: for a setting that is being saved."""
-        return await self._flight.run((url, origin.authority), lambda: self._validate(url, origin))
+    async def ask(self, url: str, origin: Origin, *, repeats: bool = True) -> Verdict:
+        """Ask now, whatever is remembered, and remember the answer: for a setting that is being saved.
+        Without `repeats` the first fault is the verdict: somebody waits."""
+        pauses = self._retry_seconds if repeats else ()
+        return await self._flight.run((url, origin.authority), lambda: self._validate(url, origin, pauses))
 
     def latest(self) -> list[Validation]:
         """What is remembered, the least recently used first."""
@@ -124,8 +126,8 @@ class Validator:
     async def close(self) -> None:
         await self._flight.close()
 
-    async def _validate(self, url: str, origin: Origin) -> Verdict:
-        verdict = await self._exchange(url, origin)
+    async def _validate(self, url: str, origin: Origin, pauses: Sequence[float]) -> Verdict:
+        verdict = await self._exchange(url, origin, pauses)
         key = (url, origin.authority)
         before = self._entries.get(key)
         if verdict.allowed:
@@ -141,11 +143,11 @@ class Validator:
             self._entries.popitem(last=False)
         return verdict
 
-    async def _exchange(self, url: str, origin: Origin) -> Verdict:
+    async def _exchange(self, url: str, origin: Origin, pauses: Sequence[float]) -> Verdict:
         try:
-            answer = await self._operate("OPTIONS", url, origin)
+            answer = await self._operate("OPTIONS", url, origin, pauses)
             if answer.status == 404:
-                answer = await self._operate("GET", url, origin)
+                answer = await self._operate("GET", url, origin, pauses)
             return judge(answer, origin, self._clock.time())
         except TimeoutError:
             reason = f"The validation was not answered within {self._seconds:g} s."
@@ -153,11 +155,11 @@ class Validator:
             reason = f"The validation failed: {failure.reason}"
         return Verdict(False, FAILED, reason, None, self._clock.time())
 
-    async def _operate(self, method: str, url: str, origin: Origin) -> Answer:
+    async def _operate(self, method: str, url: str, origin: Origin, pauses: Sequence[float]) -> Answer:
         # No body, signature, credentials or cookies (2.1).
         headers = (("WebHook-Request-Origin", origin.host), ("ce-awpsversion", "1.0"))
         async with asyncio.timeout(self._seconds):
-            for pause in self._retry_seconds:
+            for pause in pauses:
                 try:
                     answer = await self._send(method, url, headers)
                 except ExchangeFailed as failure:
