@@ -11,7 +11,8 @@ import structlog
 from gateway import drain
 from gateway.front import Front, HttpFactory
 from gateway.service import GatewayService
-from gateway.settings import GatewayLimits
+from gateway.settings import GatewayLimits, upstream_config
+from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.owners import OwnersView
@@ -44,6 +45,7 @@ class Worker(NamedTuple):
     dispatcher: Dispatcher
     settings: SettingsStore
     gateway: GatewayService
+    upstream: UpstreamService
 
 
 class Http(NamedTuple):
@@ -71,13 +73,16 @@ async def serve(
     bus = await connect_bus(config, f"gateway-{name}", stop)
     settings: SettingsStore | None = None
     dispatcher: Dispatcher | None = None
+    service: GatewayService | None = None
+    upstream: UpstreamService | None = None
     try:
         _, owners = open_owners(bus, config)
         dispatcher = Dispatcher(bus, owners, name)
         memory, replicas = config.durability == "memory", replicas_of(config)
         lease = Lease(bus, "gateway", name, config.lease_seconds, memory=memory, replicas=replicas)
         lease.on_lost = lambda: stop.now("the lease was lost")
-        settings = await open_settings(bus, config, stop)
+        settings = store = await open_settings(bus, config, stop)
+        upstream = UpstreamService(store.hub, lambda: store.keys, upstream_config(config))
         service = GatewayService(
             name,
             bus,
@@ -86,8 +91,9 @@ async def serve(
             settings,
             public_endpoints=config.public_endpoints,
             limits=limits,
+            upstream=upstream,
         )
-        worker = Worker(config, name, bus, owners, dispatcher, settings, service)
+        worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream)
         await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -102,6 +108,10 @@ async def serve(
                 await end_tasks(background)
         await lease.release()
     finally:
+        if service is not None:
+            await service.events.close()
+        if upstream is not None:
+            await upstream.close()
         if dispatcher is not None:
             dispatcher.close()
         if settings is not None:

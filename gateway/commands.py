@@ -83,7 +83,7 @@ class Commands:
         closed = 0
         for number, connection in enumerate(self._addressed(hub, kind, name)):
             if connection.id not in spared:
-                connection.close_administratively(message)
+                connection.close_administratively(message, reason=reason)
                 closed += 1
             if number % 500 == 499:
                 await asyncio.sleep(0)

@@ -8,6 +8,7 @@ read, so the client is held up by TCP and by nothing else (8.3).
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from functools import partial
 from typing import Protocol
@@ -19,8 +20,9 @@ from gateway.protocol.codec import Codec
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, Request, SendToGroup
 from gateway.session import AckWindow, decide
 from gateway.transport import Flusher, WebSocketPeer
+from gateway.upstream.source import EventSource
 from hubwire.model.errors import HubwireError, ProtocolViolation
-from hubwire.model.message import DataType
+from hubwire.model.message import DataType, Message
 from hubwire.model.permissions import PermissionSet
 
 log = structlog.get_logger(__name__)
@@ -45,7 +47,7 @@ class Executor(Protocol):
     def leave(self, connection: Connection, group: str, done: Executed) -> None: ...
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None: ...
     def registered(self, connection: Connection) -> None: ...
-    def ended(self, connection: Connection, category: str) -> None: ...
+    def ended(self, connection: Connection, category: str, reason: str | None) -> None: ...
 
 
 class Mode:
@@ -67,9 +69,12 @@ class Connection(WebSocketPeer):
     __slots__ = (
         "_executor",
         "_going_on",
+        "_source",
+        "announced",
         "busy",
         "codec",
         "groups",
+        "host",
         "hub",
         "id",
         "in_flight",
@@ -96,7 +101,11 @@ class Connection(WebSocketPeer):
         executor: Executor,
         flusher: Flusher,
         outbox_limit: int,
+        host: str = "",
+        source: EventSource | None = None,
     ) -> None:
+        """`host` is the Host header of the client's request. `source` is there when an event handler was
+        asked whether the client may connect; its user id is that of the connection."""
         super().__init__(flusher, outbox_limit)
         self.id = connection_id
         self.hub = hub
@@ -114,6 +123,20 @@ class Connection(WebSocketPeer):
         self.in_flight_bytes = 0
         self.reading_paused = False
         self._going_on = False
+        self.host = sys.intern(host)  # one text for all that came by the same name
+        self._source = source
+        self.announced = False
+
+    @property
+    def source(self) -> EventSource:
+        """What event handlers know of this connection. Made when it is first asked for, since most
+        connections of hubs without handlers never need one; its events are counted all the same."""
+        source = self._source
+        if source is None:
+            source = self._source = EventSource(self.hub, self.id, self.user_id, self.host)
+            source.subprotocol = self.codec.name or None
+            source.events = 1 if self.announced else 0
+        return source
 
     @property
     def simple(self) -> bool:
@@ -123,10 +146,19 @@ class Connection(WebSocketPeer):
         if not self.simple:
             self._send_payload(self.codec.connected(self.id, self.user_id))  # always the first (3.7)
         self._executor.registered(self)
+        # `connected` has the first number, whether anybody was told or not (server-events.md 3.5).
+        self.announced = True
+        if self._source is not None and not self._source.events:
+            self._source.next_id()
 
-    def ended(self, category: str) -> None:
+    def ended(self, category: str, reason: str | None) -> None:
         self.waiting = None
-        self._executor.ended(self, category)
+        self._executor.ended(self, category, reason)
+
+    def deliver(self, message: Message) -> None:
+        """Send one message to this client alone."""
+        opcode = BINARY if self.codec.is_binary(message) else TEXT
+        self.send(frame(opcode, self.codec.message(message)))
 
     def _send_payload(self, payload: bytes) -> None:
         self.send(frame(BINARY if self.codec.binary else TEXT, payload))
@@ -259,10 +291,15 @@ class Connection(WebSocketPeer):
     # -- closing -----------------------------------------------------------------------------------
 
     def close_administratively(
-        self, message: str, code: int = 1000, category: str = "ClosedByAppServer"
+        self,
+        message: str,
+        code: int = 1000,
+        category: str = "ClosedByAppServer",
+        reason: str | None = None,
     ) -> None:
-        """Close for an administrative reason: a `disconnected` message, then the close frame (1.11)."""
+        """Close for an administrative reason: a `disconnected` message, then the close frame (1.11).
+        `reason` is what event handlers are told."""
         last = b""
         if not self.simple:
             last = frame(BINARY if self.codec.binary else TEXT, self.codec.disconnected(message))
-        self.close(code, "", category, last=last)
+        self.close(code, "", category, last=last, told=reason)

@@ -32,7 +32,7 @@ async def let_go(service: GatewayService, drain_seconds: float) -> None:
     begun = loop.time()
     spread = drain_seconds * 0.6 if len(connections) > 100 else 0.0
     for number, connection in enumerate(connections):
-        connection.close_administratively(GOING_AWAY, 1001, "ServiceReload")
+        connection.close_administratively(GOING_AWAY, 1001, "ServiceReload", GOING_AWAY)
         due = begun + spread * (number + 1) / len(connections)
         if number % 100 == 99 or due - loop.time() > 0.02:
             await asyncio.sleep(max(0.0, due - loop.time()))

@@ -119,14 +119,16 @@ class Front(asyncio.Protocol):
         self._leave()
         if self.lost or self.transport.is_closing():
             return
-        body = (refusal.text + "\n").encode("utf-8", "replace")
+        body, content_type = refusal.body, refusal.content_type
+        if body is None:
+            body, content_type = (refusal.text + "\n").encode("utf-8", "replace"), "text/plain; charset=utf-8"
         try:
             phrase = HTTPStatus(refusal.status).phrase
         except ValueError:
             phrase = "Refused"
         lines = [
             f"HTTP/1.1 {refusal.status} {phrase}",
-            "Content-Type: text/plain; charset=utf-8",
+            *([f"Content-Type: {content_type}"] if content_type else []),
             f"Content-Length: {len(body)}",
             "Connection: close",
             *(f"{name}: {value}" for name, value in refusal.headers),

@@ -21,11 +21,14 @@ MAX_QUERY_FIELDS = 1000
 
 
 class Refusal(NamedTuple):
-    """An answer without an upgrade. Clients never parse the text; people do (1.5)."""
+    """An answer without an upgrade. Clients never parse the text; people do (1.5). `body`, if given, is sent
+    instead of the text, with its content type."""
 
     status: int
     text: str
     headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    content_type: str | None = None
 
 
 class RefusedRecovery(NamedTuple):
@@ -36,7 +39,8 @@ class RefusedRecovery(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """All checks that need no bus are passed."""
+    """All checks that need no bus are passed. `codec`, `subprotocol` and `mode` are so unless an event
+    handler says otherwise."""
 
     hub: str
     claims: ClientClaims
@@ -58,7 +62,7 @@ def is_client_path(path: str) -> bool:
 def check_endpoint(head: Head) -> Refusal | tuple[str, dict[str, str], str]:
     """Steps 1 to 3: the path, the upgrade, the hub. Returns hub, query and WebSocket key."""
     path = head.path
-    query = _query(head.query)
+    query = query_of(head)
     if path in ("/client", "/client/", "/client/hubs", "/client/hubs/"):
         raw_hub = query.get("hub", "") if query is not None else ""
     elif path.startswith("/client/hubs/") and "/" not in path[len("/client/hubs/") :].rstrip("/"):
@@ -114,12 +118,9 @@ def check(
             return Refusal(401, str(error))
         except InvalidRequest as error:
             return Refusal(400, str(error))
-    mode = SEND_EVENT
-    if not negotiated.codec.name:
-        raw_mode = _mode(query)
-        if isinstance(raw_mode, Refusal):
-            return raw_mode
-        mode = raw_mode
+    mode = mode_of(negotiated.codec, query)
+    if isinstance(mode, Refusal):
+        return mode
     return Admission(hub, claims, negotiated.codec, negotiated.echo, mode, key, offered)
 
 
@@ -142,10 +143,10 @@ def _upgrade_problem(head: Head, key: str) -> str:
     return "The header Sec-WebSocket-Key must be 16 bytes in base64."
 
 
-def _query(text: str) -> dict[str, str] | None:
+def query_of(head: Head) -> dict[str, str] | None:
     """By lower-case name (1.1); of a repeated parameter the last one wins (6.3). None for too many."""
     try:
-        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        fields = parse_qsl(head.query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         return None
     return {name.lower(): value for name, value in fields}
@@ -156,8 +157,10 @@ def _bearer(head: Head) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _mode(query: dict[str, str]) -> Mode | Refusal:
-    """The mode of a simple client (6.3)."""
+def mode_of(codec: Codec, query: dict[str, str]) -> Mode | Refusal:
+    """What frames mean by the query (6.3): only for simple clients is it looked at."""
+    if codec.name:
+        return SEND_EVENT
     mode = query.get("webpubsub_mode", "").lower()
     if mode in ("", "sendevent"):
         return SEND_EVENT

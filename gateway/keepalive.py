@@ -69,7 +69,7 @@ class KeepAlive:
                 connection.silent = 0  # it is we who do not listen
             elif connection.silent >= KEEP_ALIVE_SILENT_INTERVALS - 1:
                 self.timeouts += 1
-                connection.cut("PingTimeout")
+                connection.cut("PingTimeout", "The client does not answer pings.")
                 continue
             connection.silent += 1
             connection.send(PING_FRAME)

@@ -14,10 +14,12 @@ from gateway.connection import Connection
 
 class Notifications(Protocol):
     def announced(self, connection: Connection) -> None:
-        """The client has got its 101 and is registered: `connected`."""
+        """The client has got its 101 and is registered: `connected`. Its event id is the first, 1, whether
+        or not `connection.source` is asked for it here."""
 
     def over(self, connection: Connection, reason: str | None) -> None:
-        """The connection has ended: `disconnected`, with the text of a REST close or of the client's own."""
+        """The connection has ended: `disconnected`. `reason` is what was said by who ended it: the text of a
+        REST call, the client's own in its close frame, or ours; None when nothing was."""
 
     def joined(self, connection: Connection, group: str) -> None:
         """A real change of membership after the start: `joined`, if a handler is set up for it."""

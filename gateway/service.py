@@ -18,16 +18,19 @@ import structlog
 from gateway.commands import Commands
 from gateway.connection import Connection, Executed
 from gateway.delivery import Delivery
+from gateway.events import ClientEvents, Listeners
 from gateway.front import Front
-from gateway.handshake import Admission, Refusal, RefusedRecovery, check
+from gateway.handshake import Refusal, RefusedRecovery, check
 from gateway.http_head import Head
 from gateway.hub import LocalHubs
 from gateway.keepalive import KeepAlive
+from gateway.notifications import Notifications, Silent
 from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
 from gateway.settings import GatewayLimits
 from gateway.transport import Flusher, WebSocketPeer
 from gateway.upgrade import hand_over
+from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.envelopes import (
@@ -70,7 +73,11 @@ class GatewayService:
         *,
         public_endpoints: tuple[str, ...] = (),
         limits: GatewayLimits = GatewayLimits(),  # noqa: B008 (an immutable tuple)
+        upstream: UpstreamService | None = None,
+        listeners: Listeners | None = None,
+        notifications: Notifications | None = None,
     ) -> None:
+        """`upstream` and `listeners` belong to the caller, who closes them after `events`."""
         loop = asyncio.get_running_loop()
         self.name = name
         self._bus = bus
@@ -80,6 +87,9 @@ class GatewayService:
         self._limits = limits
         self._audiences = AudiencePolicy.of(public_endpoints)
         self._flusher = Flusher(loop)
+        self.events = ClientEvents(upstream, listeners)
+        self._notifications = notifications or Silent()
+        self._joining: set[tuple[Connection, str]] = set()  # joins that are not confirmed, so not told yet
         self.fronts: set[Front] = set()  # accepted sockets that are not decided upon
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
@@ -128,27 +138,37 @@ class GatewayService:
                 peer = _Unrecoverable(self._flusher, self._limits.outbox_bytes)
                 hand_over(transport, peer, verdict.key, verdict.subprotocol, rest)
             return None
-        if len(self.hubs) >= self._limits.max_connections:
+        # Who waits for an event handler counts too.
+        if len(self.hubs) + len(self.events.connecting) >= self._limits.max_connections:
             return Refusal(429, "Too many connections.", (("Retry-After", "5"),))
-        return await self._register(front, verdict)
-
-    async def _register(self, front: Front, admission: Admission) -> Refusal | None:
-        """Steps 9 to 12 of 1.4: membership is confirmed by the owners before the 101, so what is
-        published after the upgrade reaches the client."""
-        claims = admission.claims
-        self._tell_unknown_roles(admission.hub, claims.roles)
+        connection_id = new_connection_id(os.urandom(16), self.name)
+        welcome = await self.events.welcome(connection_id, verdict, head)
+        if isinstance(welcome, Refusal):
+            return welcome
+        if self.draining:  # since that handler was asked
+            return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
+        self._tell_unknown_roles(verdict.hub, welcome.roles)
         connection = Connection(
-            new_connection_id(os.urandom(16), self.name),
-            admission.hub,
-            claims.user_id,
-            admission.codec,
-            PermissionSet.from_roles(claims.roles),
-            set(claims.groups),
-            admission.mode,
+            connection_id,
+            verdict.hub,
+            welcome.user_id,
+            welcome.codec,
+            PermissionSet.from_roles(welcome.roles),
+            set(welcome.groups),
+            welcome.mode,
             executor=self,
             flusher=self._flusher,
             outbox_limit=self._limits.outbox_bytes,
+            host=head.headers.get("host", ""),
+            source=welcome.source,
         )
+        return await self._register(front, connection, verdict.key, welcome.subprotocol)
+
+    async def _register(
+        self, front: Front, connection: Connection, key: str, subprotocol: str | None
+    ) -> Refusal | None:
+        """Steps 11 and 12 of 1.4: membership is confirmed by the owners before the 101, so what is
+        published after the upgrade reaches the client."""
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answered(error: HubwireError | None) -> None:
@@ -161,8 +181,8 @@ class GatewayService:
 
         handed_over = False
         try:
-            for key in self.hubs.add(connection):
-                self.registrar.join(key)
+            for new_key in self.hubs.add(connection):
+                self.registrar.join(new_key)
             self.registrar.when_all_confirmed(self.hubs.keys_of(connection), answered)
             async with asyncio.timeout(self._limits.register_seconds):
                 await confirmed
@@ -170,10 +190,10 @@ class GatewayService:
                 return Refusal(503, "The connection was closed before it was opened.", RETRY_SOON)
             transport, rest = front.take_socket()
             if not transport.is_closing():
-                hand_over(transport, connection, admission.key, admission.subprotocol, rest)
+                hand_over(transport, connection, key, subprotocol, rest)
                 handed_over = True
         except (Unavailable, TimeoutError) as error:
-            log.warning("connection_not_registered", hub=admission.hub, error=repr(error))
+            log.warning("connection_not_registered", hub=connection.hub, error=repr(error))
             return Refusal(503, "The cluster does not answer; try again.", RETRY_SOON)
         finally:
             # Whatever went wrong, and when the client has gone or this task is cancelled: no ghost stays.
@@ -194,6 +214,7 @@ class GatewayService:
     def registered(self, connection: Connection) -> None:
         self.opened += 1
         self.keepalive.add(connection)
+        self._notifications.announced(connection)
 
     def publish(self, connection: Connection, request: SendToGroup, done: Executed) -> None:
         self.received += 1
@@ -217,18 +238,25 @@ class GatewayService:
             done(NotFound("The connection is closed."))
             return
         key = group_key(connection.hub, group)
+        joining = (connection, group)
 
         def confirmed(error: HubwireError | None) -> None:
             if error is not None:
                 self.leave(connection, group, lambda _error: None)
                 if connection.over:
                     error = NotFound("The connection is closed.")
+            elif joining in self._joining and connection.announced and not connection.over:
+                self._notifications.joined(connection, group)
+            self._joining.discard(joining)
             done(error)
 
+        if group not in connection.groups:
+            self._joining.add(joining)
         try:
             for new_key in self.hubs.join(connection, group):
                 self.registrar.join(new_key)
         except Unavailable as error:
+            self._joining.discard(joining)
             self.hubs.leave(connection, group)  # the registrar numbered nothing
             done(error)
             return
@@ -236,20 +264,22 @@ class GatewayService:
 
     def leave(self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]) -> None:
         """Effective here at once; the owner learns of it in its turn."""
+        was_told = group in connection.groups and (connection, group) not in self._joining
+        self._joining.discard((connection, group))
         for key in self.hubs.leave(connection, group):
             self.registrar.leave(key)
+        if was_told and connection.announced and not connection.over:
+            self._notifications.left(connection, group)
         done(None)
 
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
-        """No event handler is served yet, so none matches: a failed ack (client-protocols.md 3.5), and a
-        simple client is closed (6.4)."""
-        if connection.simple:
-            connection.close(1011, "No event handler is there for this message.", "EventHandlerNotFound")
-        done(NotFound(f"No event handler matches the event '{request.event}'."))
+        self.events.begin(connection, request, done)
 
-    def ended(self, connection: Connection, category: str) -> None:
+    def ended(self, connection: Connection, category: str, reason: str | None) -> None:
         if connection.open:
             self.closed[category] += 1
+            self._notifications.over(connection, reason)
+        self.events.ended(connection)
         self.keepalive.discard(connection)
         for key in self.hubs.remove(connection):
             self.registrar.leave(key)

@@ -113,8 +113,9 @@ class WebSocketPeer(WSListener):
     def received(self, payload: bytes, binary: bool) -> None:
         """One complete message, reassembled, at most MAX_MESSAGE_BYTES. UTF-8 is not checked here."""
 
-    def ended(self, category: str) -> None:
-        """The connection is over for us, though its socket may live on for the closing handshake."""
+    def ended(self, category: str, reason: str | None) -> None:
+        """The connection is over for us, though its socket may live on for the closing handshake.
+        `reason` is what was said by who closed it; None when nothing was."""
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -247,20 +248,24 @@ class WebSocketPeer(WSListener):
         *,
         last: bytes = b"",
         seconds: float = CLOSE_SECONDS,
+        told: str | None = None,
     ) -> None:
         """Send what is queued, `last` (a whole frame) and a close frame, and wait for the peer's, at
-        most `seconds`. The connection is over at once for everybody else. Idempotent."""
+        most `seconds`. The connection is over at once for everybody else. Idempotent.
+
+        `told` is the reason for others when it is not the one of the close frame."""
         if self.closing:
             return
+        told = told or reason or None
         if self._transport is None:
             self.closing = True
-            self._end(category)
+            self._end(category, told)
             return
         if last:
             self.send(last)
         self.send(close_frame(code, reason))
         self.closing = True
-        self._end(category)
+        self._end(category, told)
         self.resume_reading()  # for the peer's close frame; all else is ignored from now on
         self._close_within(seconds)
 
@@ -277,15 +282,15 @@ class WebSocketPeer(WSListener):
             self._transport.abort()
         self._end("Normal")
 
-    def cut(self, category: str) -> None:
+    def cut(self, category: str, reason: str | None = None) -> None:
         """`abort`, with the reason for the books."""
-        self._end(category)
+        self._end(category, reason)
         self.abort()
 
-    def _end(self, category: str) -> None:
+    def _end(self, category: str, reason: str | None = None) -> None:
         if not self.over:
             self.over = True
-            self.ended(category)
+            self.ended(category, reason)
 
     # -- what the wire brings (gateway.upgrade) ------------------------------------------------------
 
@@ -381,7 +386,7 @@ class WebSocketPeer(WSListener):
                 self.send(frame(CLOSE, payload))
         self.flush()
         self.closing = True
-        self._end("Normal")
+        self._end("Normal", payload[2:].decode("utf-8", "replace") or None)
         if self._transport is not None:
             self._transport.close()
             self._close_within(CLOSE_SECONDS)  # it may never read what the kernel did not take yet

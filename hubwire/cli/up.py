@@ -46,7 +46,11 @@ def _cores() -> int:
 
 def up_settings() -> list[Setting]:
     """The settings of `hubwire up`: those of a gateway that make sense here, and its own."""
-    defaults: dict[str, object] = {"drain_seconds": 5.0, "log_level": "warning"}
+    defaults: dict[str, object] = {
+        "drain_seconds": 5.0,
+        "log_level": "warning",
+        "upstream_addresses": "any",  # an application server on this machine is what it is for
+    }
     shared = [s._replace(default=defaults.get(s.name, s.default)) for s in settings_of("up")]
 
     def own(name: str, parse: object, help: str, default: object) -> Setting:

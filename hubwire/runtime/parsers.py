@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import ipaddress
 import os
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote, urlsplit
@@ -116,6 +117,34 @@ def http_urls(text: str) -> tuple[str, ...]:
             raise ValueError("must have no query, fragment or user name")
         urls.append(item.rstrip("/"))
     return tuple(urls)
+
+
+def https_url(text: str) -> str:
+    """One URL that a secret is sent to; without TLS only on this machine."""
+    parts = urlsplit(text)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or not _has_port(text) or parts.scheme not in ("https", *(("http",) * local)):
+        raise ValueError("must be a URL like https://login.example.com/token")
+    if parts.username or parts.fragment:
+        raise ValueError("must have no user name and no fragment")
+    return text
+
+
+def authority(text: str) -> str:
+    """host or host:port."""
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or not _has_port(f"//{text}") or text != parts.netloc or parts.username:
+        raise ValueError("must be a host name, with or without a port")
+    if any(character.isspace() for character in text):
+        raise ValueError("must have no white space")
+    return text
+
+
+def networks(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(item, strict=False)) for item in _items(text))
+    except ValueError:
+        raise ValueError("must be networks like 10.1.0.0/16 or fd00::/8, comma separated") from None
 
 
 def _has_port(url: str) -> bool:

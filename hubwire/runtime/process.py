@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Role = Literal["gateway", "router", "controlplane"]
 Durability = Literal["memory", "local", "replicated"]
 LogFormat = Literal["auto", "json", "text"]
+UpstreamAddresses = Literal["public", "any"]
 
 EVERY_ROLE: frozenset[Role] = frozenset(("gateway", "router", "controlplane"))
 EDGE: frozenset[Role] = frozenset(("gateway", "controlplane"))
@@ -138,6 +139,62 @@ class ProcessConfig:
         "endpoints by which clients know the service, comma separated: http(s)://host[:port][/prefix]; "
         "tokens for them are accepted beside those for the request's own host",
         roles=EDGE,
+    )
+
+    # Event handlers (server-events.md 1.5, 2.1, 4.8, 4.10).
+    public_host: str = _setting(
+        "",
+        p.authority,
+        "host name by which event handlers know the service (WebHook-Request-Origin); default: that of the "
+        "first public endpoint, else the one that each client connected to",
+        roles=GATEWAY,
+    )
+    upstream_addresses: UpstreamAddresses = _setting(  # noqa: RUF009 - makes a field
+        "public",
+        p.choice("public", "any"),
+        "which addresses event handlers may have: public, or any, also private and loopback ones",
+        roles=GATEWAY,
+    )
+    upstream_allow: tuple[str, ...] = _setting(
+        (), p.networks, "networks that event handlers may be in all the same, comma separated", roles=GATEWAY
+    )
+    upstream_deny: tuple[str, ...] = _setting(
+        (),
+        p.networks,
+        "networks that are never called, comma separated; wins over what is allowed",
+        roles=GATEWAY,
+    )
+    upstream_seconds: float = _setting(
+        100.0,
+        p.number(1, 110),
+        "how long an event handler may take to answer, repeats included, 1 to 110",
+        roles=GATEWAY,
+    )
+    upstream_ca_file: str = _setting(
+        "",
+        p.readable_file,
+        "PEM file with the CAs that event handlers' certificates are verified with; default: the system's",
+        roles=GATEWAY,
+    )
+    upstream_token_url: str = _setting(
+        "",
+        p.https_url,
+        "token endpoint of an OAuth2 server (client credentials), for handlers with auth ManagedIdentity",
+        roles=GATEWAY,
+    )
+    upstream_client_id: str = _setting("", str, "client id at upstream_token_url", roles=GATEWAY)
+    upstream_client_secret: str = _setting(
+        "", str, "client secret at upstream_token_url", roles=GATEWAY, secret=True
+    )
+    upstream_scope_suffix: str = _setting(
+        "", str, "put behind a handler's resource to make the scope; Entra ID wants /.default", roles=GATEWAY
+    )
+    upstream_token_file: str = _setting(
+        "",
+        str,
+        "file with a token that somebody else renews, instead of upstream_token_url; {resource} in the path "
+        "stands for the handler's resource",
+        roles=GATEWAY,
     )
 
     # Seeds: what the cluster's settings begin with when they do not exist yet.
@@ -291,6 +348,16 @@ def _contradictions(config: ProcessConfig) -> list[str]:
         )
     if bool(config.nats_tls_cert) != bool(config.nats_tls_key):
         faults.append("nats_tls_cert and nats_tls_key belong together; give both or neither.")
+    credentials = (config.upstream_token_url, config.upstream_client_id, config.upstream_client_secret)
+    if any(credentials) and not all(credentials):
+        faults.append(
+            "upstream_token_url, upstream_client_id and upstream_client_secret belong together; give all or "
+            "none of them."
+        )
+    if any(credentials) and config.upstream_token_file:
+        faults.append(
+            "upstream_token_url and upstream_token_file are different sources of tokens; give one of them."
+        )
     if config.secondary_access_key and not config.access_key:
         faults.append("secondary_access_key is given without access_key; give the primary key too.")
     return faults

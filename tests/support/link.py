@@ -39,6 +39,7 @@ class Executor:
         self.asked: list[tuple[str, Any]] = []
         self.pending: list[Any] = []
         self.ends: list[str] = []
+        self.reasons: list[str | None] = []
 
     def _ask(self, what: str, about: Any, done: Any) -> None:
         self.asked.append((what, about))
@@ -62,8 +63,9 @@ class Executor:
     def registered(self, _connection: Connection) -> None:
         self.asked.append(("registered", None))
 
-    def ended(self, _connection: Connection, category: str) -> None:
+    def ended(self, _connection: Connection, category: str, reason: str | None) -> None:
         self.ends.append(category)
+        self.reasons.append(reason)
 
     @property
     def requests(self) -> list[tuple[str, Any]]:

@@ -9,6 +9,8 @@ import pytest
 
 from controlplane.service import rest_config
 from controlplane.settings import ControlPlaneConfig
+from gateway.settings import upstream_config
+from gateway.upstream.config import ClientCredentials, TokenFile, UpstreamConfig
 from hubwire.cli.up import up_settings
 from hubwire.runtime.config_file import parse_config
 from hubwire.runtime.process import BadConfig, ProcessConfig, Role, read_config, settings_of
@@ -119,3 +121,62 @@ def test_files_are_named_absolutely_since_the_process_may_change_its_folder(
     assert read_config("router", {}, {"HUBWIRE_NATS_TLS_CA": "ca.pem"}).nats_tls_ca == str(
         tmp_path / "ca.pem"
     )
+
+
+def test_where_event_handlers_may_be_is_safe_in_a_cluster_and_open_on_ones_own_machine() -> None:
+    assert read_config("gateway", {}, {}).upstream_addresses == "public"
+    up = {setting.name: setting.default for setting in up_settings()}
+    assert up["upstream_addresses"] == "any"
+
+
+def test_how_event_handlers_are_called() -> None:
+    environ = {
+        "HUBWIRE_PUBLIC_ENDPOINTS": "https://pubsub.example.com:8443/x,https://other.example",
+        "HUBWIRE_UPSTREAM_ALLOW": "10.1.2.3/16, fd00::/8",
+        "HUBWIRE_UPSTREAM_DENY": "10.1.9.0/24",
+        "HUBWIRE_UPSTREAM_SECONDS": "5",
+        "HUBWIRE_UPSTREAM_TOKEN_URL": "https://login.example.com/token",
+        "HUBWIRE_UPSTREAM_CLIENT_ID": "me",
+        "HUBWIRE_UPSTREAM_CLIENT_SECRET": "s3cr3t",
+        "HUBWIRE_UPSTREAM_SCOPE_SUFFIX": "/.default",
+    }
+    config = read_config("gateway", {}, environ)
+    assert "s3cr3t" not in repr(config)
+    assert upstream_config(config) == UpstreamConfig(
+        public_host="pubsub.example.com:8443",
+        event_seconds=5,
+        allow=("10.1.0.0/16", "fd00::/8"),
+        deny=("10.1.9.0/24",),
+        identity=ClientCredentials("https://login.example.com/token", "me", "s3cr3t", "/.default"),
+    )
+    named = read_config("gateway", {"public_host": "wps.example", "upstream_token_file": "/a/{resource}"}, {})
+    assert upstream_config(named) == UpstreamConfig(
+        public_host="wps.example", identity=TokenFile("/a/{resource}")
+    )
+    assert upstream_config(read_config("gateway", {"upstream_addresses": "any"}, {})).allow_private
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("public_host", "https://a"),
+        ("public_host", "a b"),
+        ("public_host", "me@a"),
+        ("upstream_allow", "10.0.0.0/33"),
+        ("upstream_deny", "localhost"),
+        ("upstream_addresses", "private"),
+        ("upstream_seconds", "0"),
+        ("upstream_token_url", "http://login.example.com/token"),
+        ("upstream_token_url", "https://me@login.example.com/token"),
+    ],
+)
+def test_unusable_settings_of_event_handlers_are_refused(name: str, text: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        read_config("gateway", {name: text}, {"HUBWIRE_UPSTREAM_CLIENT_ID": ""})
+    assert caught.value.faults[0].startswith(f"--{name.replace('_', '-')} ")
+
+
+def test_half_a_credential_for_event_handlers_is_no_credential() -> None:
+    with pytest.raises(BadConfig) as caught:
+        read_config("gateway", {"upstream_token_file": "/t", "upstream_client_id": "me"}, {})
+    assert len(caught.value.faults) == 2

@@ -10,7 +10,7 @@ import json
 
 import pytest
 from support.link import Executor, both_loops, linked, new_connection, run
-from support.stack import BINARY, TEXT, masked, until
+from support.stack import BINARY, CLOSE, TEXT, masked, until
 
 from gateway import connection as module
 from gateway.connection import Mode
@@ -256,6 +256,48 @@ def test_nothing_is_begun_or_acked_after_the_end(loop):
             assert await raw.hear() == {"type": "system", "event": "disconnected", "message": "Goodbye."}
             assert await raw.closed() == (1000, "")
         assert executor.ends == ["ClosedByAppServer"]
+
+    run(loop, test())
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda connection, raw: raw.send(masked(CLOSE, b"\x03\xe8bye")), "bye"),
+        (lambda connection, raw: raw.send(masked(CLOSE)), None),
+        (lambda connection, raw: raw.send(masked(CLOSE, b"\x0f\xa0")), None),
+        (lambda connection, raw: raw.close(), None),
+        (lambda connection, raw: connection.close_administratively("You: bad.", reason="bad"), "bad"),
+        (lambda connection, raw: connection.close_administratively("Go."), None),
+        (lambda connection, raw: raw.send(masked(BINARY)), "A binary frame, where"),
+        (lambda connection, raw: connection.cut("PingTimeout", "Nobody there."), "Nobody there."),
+    ],
+)
+def test_who_ends_a_connection_is_heard_with_his_reason(loop, end, reason):
+    async def test():
+        executor = Executor()
+        connection = new_connection(executor)
+        async with linked(connection) as raw:
+            await greeted(raw)
+            end(connection, raw)
+            await until(lambda: executor.ends)
+        (told,) = executor.reasons
+        assert told == reason or told.startswith(reason)
+
+    run(loop, test())
+
+
+def test_events_are_counted_whether_or_not_anybody_asked_before(loop):
+    """`connected` is the first event; nobody has to have asked for its number."""
+
+    async def test():
+        late, early = new_connection(Executor()), new_connection(Executor())
+        assert early.source.events == 0
+        async with linked(late), linked(early):
+            assert [late.source.next_id(), early.source.next_id()] == [2, 2]
+            assert late.source.next_id() == 3
+            assert late.source is late.source
+            assert (late.source.subprotocol, late.source.user_id) == ("json.webpubsub.azure.v1", "user")
 
     run(loop, test())
 

@@ -19,7 +19,7 @@ class Client:
     def send(self, data):
         self.sent.append(data)
 
-    def cut(self, category):
+    def cut(self, category, _reason):
         self.cut_as = category
         self.over = True
 
