@@ -68,7 +68,7 @@ class RouterService:
 
     def _requested(self, _subject: str, reply: str, data: bytes) -> None:
         try:
-            _, sender, entries = unpack(data)
+            _, sender, parts = unpack(data)
         except (InvalidRequest, ValueError) as error:
             log.warning("bus_request_refused", error=str(error))
             return
@@ -76,7 +76,14 @@ class RouterService:
         out: dict[str, list[bytes]] = {}
         # Without knowing every gateway we could confirm a publish that a member never gets.
         valid = self._lease.valid and self._gateways.complete
-        answers = [self._entry(sender, entry, out) if valid else NOT_MINE for entry in entries]
+        answers: list[Any] = []
+        for partition, epoch, entries in parts:
+            owned = self._ownership.speaks_for(partition) if valid else None
+            if owned is None or owned.epoch != epoch:
+                self.refused += len(entries)
+                answers += [NOT_MINE] * len(entries)
+            else:
+                answers += [self._entry(owned, sender, entry, out) for entry in entries]
         try:
             for gateway, items in out.items():
                 self._forward(gateway, items)
@@ -108,13 +115,9 @@ class RouterService:
         for owned in self._ownership.partitions.values():
             owned.seen.clear()
 
-    def _entry(self, sender: str, entry: list[Any], out: dict[str, list[bytes]]) -> Any:
+    def _entry(self, owned: Owned, sender: str, entry: list[Any], out: dict[str, list[bytes]]) -> Any:
         try:
-            kind, partition = entry[0], entry[1]
-            owned = self._ownership.speaks_for(partition)
-            if owned is None:
-                self.refused += 1
-                return NOT_MINE
+            kind = entry[0]
             if kind == PUBLISH:
                 return self._publish(owned, sender, entry, out)
             if kind == WHO:

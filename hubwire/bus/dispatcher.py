@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.envelopes import DELIVER_OVERHEAD, NOT_MINE, REFUSED, Entry, batch_to_router, unpack
+from hubwire.bus.envelopes import DELIVER_OVERHEAD, NOT_MINE, REFUSED, Entry, Part, batch_to_router, unpack
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.subjects import router_subject
@@ -276,8 +276,12 @@ class Dispatcher:
         return True
 
     def _send_batch(self, router: str, lane: _Lane, batch: list[_Partition]) -> None:
-        entries = [item.entry for one in batch for item in one.in_flight if item.entry is not None]
-        payload = batch_to_router(self._sender, entries)
+        parts: list[Part] = []
+        for one in batch:
+            owner = self._owners.table.owners[one.number]
+            one.epoch = owner.epoch if owner is not None else 0
+            parts.append((one.number, one.epoch, [i.entry for i in one.in_flight if i.entry is not None]))
+        payload = batch_to_router(self._sender, parts)
         largest = self._bus.max_payload - DELIVER_OVERHEAD
         if len(payload) > largest:
             # Never so for a batch of several: those are far below. One entry that no message can hold.
@@ -289,8 +293,6 @@ class Dispatcher:
             return
         sent: list[_Sent] = []
         for one in batch:
-            owner = self._owners.table.owners[one.number]
-            one.epoch = owner.epoch if owner is not None else 0
             one.turn += 1
             one.outstanding = True
             sent.append(_Sent(one, one.turn, len(one.in_flight)))
@@ -308,7 +310,7 @@ class Dispatcher:
             return
         lane.on_their_way += 1
         self.batches_sent += 1
-        self.entries_sent += len(entries)
+        self.entries_sent += sum(part.entries for part in sent)
 
     # -- answers -----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What travels on the bus: msgpack arrays with a version first (DESIGN.md section 4). Pure.
 
 To a router, `hw.router.<router>`, answered entry by entry:
-    [VERSION, sender, [entry, ...]]
+    [VERSION, sender, [[partition, epoch, [entry, ...]], ...]]
       publish   [PUBLISH, partition, key, number, body]
       join      [JOIN, partition, key, seq, digest]
       leave     [LEAVE, partition, key, seq, digest]
@@ -17,6 +17,9 @@ To a gateway, `hw.gw.<gateway>`:
 
 A `body` is opaque to routers and is packed once by the publisher:
     [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]
+
+`epoch` is the one that the sender's table names: an owner of another epoch answers NOT_MINE, so what was
+meant for an earlier owner, and comes late, does nothing.
 
 A snapshot too big for one message comes in parts, numbered from 0, with nothing of the partition between.
 
@@ -127,8 +130,12 @@ def split_keys(keys: Sequence[str]) -> list[list[str]]:
     return parts
 
 
-def batch_to_router(sender: str, entries: Sequence[Entry]) -> bytes:
-    return pack([VERSION, sender, entries])
+Part = tuple[int, int, list[Entry]]
+"""A partition, its owner's epoch, and the entries for it, in order."""
+
+
+def batch_to_router(sender: str, parts: Sequence[Part]) -> bytes:
+    return pack([VERSION, sender, parts])
 
 
 def answer_to_batch(answers: Sequence[Any]) -> bytes:

@@ -112,6 +112,7 @@ async def test_a_paused_router_confirms_nothing_of_what_was_taken_over_when_it_w
     paused, _, here, there = fleet.start_all("router", "router", "gateway", "gateway")
     async with observe(fleet.config) as observer:
         both = await owned_by(observer, 2)
+        before = observer.owners.table.owners
         traffic = await Traffic.start(here, there)
         await traffic.flow()
         paused.pause()
@@ -121,18 +122,21 @@ async def test_a_paused_router_confirms_nothing_of_what_was_taken_over_when_it_w
 
         # What reaches it while it sleeps: a publish and a join for every group, of whoever owned it.
         body = pack_body(Message(DataType.TEXT, b"ghost 0"))
-        entries = []
+        parts = []
         for group in GROUPS:
             key = group_key(HUB, group)
-            entries.append([PUBLISH, partition_of(key), key, 1, body])
-            entries.append([JOIN, partition_of(key), key, 1, 0])
+            partition = partition_of(key)
+            owner = before[partition]
+            assert owner is not None
+            entries = [[PUBLISH, partition, key, 1, body], [JOIN, partition, key, 1, 0]]
+            parts.append((partition, owner.epoch, entries))
         answer = asyncio.create_task(
-            observer.bus.ask(router_subject(sleeper), batch_to_router("0123456ff", entries), 20.0)
+            observer.bus.ask(router_subject(sleeper), batch_to_router("0123456ff", parts), 20.0)
         )
         await observer.bus.synchronize()
         paused.resume()
         _, answers = unpack(await answer)
-        assert answers == [NOT_MINE] * len(entries)
+        assert answers == [NOT_MINE] * 2 * len(parts)
         await traffic.flow()
         await until(lambda: any("lease_lost" in line for line in paused.lines()), 10, "it notices")
         assert len(await owned_by(observer, 2)) == 2, "it takes part again, under another name"

@@ -37,7 +37,7 @@ from gateway.delivery import Delivery
 from gateway.hub import LocalHubs
 from gateway.registrar import Registrar
 from hubwire.bus.dispatcher import Dispatcher
-from hubwire.bus.envelopes import ASK, DELIVER, PUBLISH, Body, pack_body, unpack
+from hubwire.bus.envelopes import ASK, DELIVER, NOT_MINE, PUBLISH, Body, pack_body, unpack
 from hubwire.bus.keys import PARTITIONS, group_key, partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.subjects import gateway_subject
@@ -46,6 +46,7 @@ from hubwire.model.message import DataType, Message
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.service import Stop
+from router.ownership import Owned
 
 START = 1000.0
 UNIX_TIME = 1_700_000_000.0  # of the world's clock at 0
@@ -584,10 +585,9 @@ def _instrument(world: World) -> None:
             super().__init__(*arguments)
             node_of().service = self
 
-        def _entry(self, sender: str, entry: list[Any], out: dict[str, list[bytes]]) -> Any:
-            answer = super()._entry(sender, entry, out)
-            owned = self._ownership.speaks_for(entry[1])
-            if owned is not None and answer != router.service.NOT_MINE:
+        def _entry(self, owned: Owned, sender: str, entry: list[Any], out: dict[str, list[bytes]]) -> Any:
+            answer = super()._entry(owned, sender, entry, out)
+            if answer != NOT_MINE:
                 world.confirmed(self.name, entry[1], owned.epoch)
                 if entry[0] == PUBLISH:
                     world.forwarded[(sender, entry[3])].add(owned.epoch)

@@ -30,6 +30,7 @@ class Request:
     entries: list[Any]
     handler: ReplyHandler
     timer: asyncio.TimerHandle
+    epochs: dict[int, int]
     done: bool = False
 
     def answer(self, *answers: Any) -> None:
@@ -68,10 +69,11 @@ class FakeBus:
         if not self.connected or self.full:
             raise Unavailable("NATS is not connected.")
         assert len(payload) <= self.max_payload
-        _, sender, entries = unpack(payload)
+        _, sender, parts = unpack(payload)
+        entries = [entry for _, _, part in parts for entry in part]
         router = subject.removeprefix(router_subject(""))
         timer = asyncio.get_running_loop().call_later(timeout, lambda: request.lose())
-        request = Request(router, sender, entries, handler, timer)
+        request = Request(router, sender, entries, handler, timer, {p: epoch for p, epoch, _ in parts})
         self.sent.append(request)
 
     def disconnect(self) -> None:
@@ -389,6 +391,17 @@ async def test_a_new_epoch_of_the_same_owner_counts_as_another_owner(world: Worl
     await turn()
     world.sent[1].answer()
     assert world.answered == ["a"]
+
+
+@in_virtual_time
+async def test_a_batch_names_the_epoch_that_it_is_meant_for(world: World) -> None:
+    world.submit(1, "a")
+    await turn()
+    first = world.owners.table.owners[1].epoch
+    assert world.sent[0].epochs == {1: first}
+    world.owners.give({1: B})
+    await turn()
+    assert world.sent[1].epochs[1] > first
 
 
 @in_virtual_time

@@ -47,7 +47,7 @@ def test_a_body_without_extras_has_none() -> None:
 def test_names_with_lone_surrogates_survive() -> None:
     # They come in by JSON escapes; the bus must not be where they break.
     entry = [PUBLISH, 1, "g\0chat\0\ud800", 1, BODY]
-    assert unpack(batch_to_router("sender", [entry]))[2] == [entry]
+    assert unpack(batch_to_router("sender", [(1, 7, [entry])]))[2] == [[1, 7, [entry]]]
 
 
 def test_an_envelope_for_gateways_is_joined_from_items_that_were_packed_once() -> None:
@@ -65,7 +65,7 @@ def test_any_number_of_items_can_be_joined(count: int) -> None:
 
 def test_an_entry_that_a_router_takes_fits_into_a_message_to_a_gateway() -> None:
     key, body, sender = "g\0" + "h" * 128 + "\0" + "\U0001f600" * 1024, b"x" * 1_000_000, "0123456ff"
-    taken = batch_to_router(sender, [[PUBLISH, 255, key, 2**63, body]])
+    taken = batch_to_router(sender, [(255, 2**62, [[PUBLISH, 255, key, 2**63, body]])])
     forwarded = deliver_to_gateway("0123456ff", [deliver_item(255, 2**62, sender, 2**63, key, body)])
     assert len(forwarded) <= len(taken) + DELIVER_OVERHEAD
 
