@@ -12,11 +12,14 @@ from gateway import drain
 from gateway.front import Front, HttpFactory
 from gateway.service import GatewayService
 from gateway.settings import GatewayLimits, upstream_config
+from gateway.upstream.listeners import Endpoint, Listeners, ListenerTarget, MakeTarget
 from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.listener_stream import NatsTarget
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.settings import SettingsStore
+from hubwire.model.settings import NatsEndpoint
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.listen import BACKLOG, open_listener
 from hubwire.runtime.process import ProcessConfig
@@ -75,6 +78,7 @@ async def serve(
     dispatcher: Dispatcher | None = None
     service: GatewayService | None = None
     upstream: UpstreamService | None = None
+    listeners: Listeners | None = None
     try:
         _, owners = open_owners(bus, config)
         dispatcher = Dispatcher(bus, owners, name)
@@ -83,6 +87,7 @@ async def serve(
         lease.on_lost = lambda: stop.now("the lease was lost")
         settings = store = await open_settings(bus, config, stop)
         upstream = UpstreamService(store.hub, lambda: store.keys, upstream_config(config))
+        listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
         service = GatewayService(
             name,
             bus,
@@ -92,6 +97,7 @@ async def serve(
             public_endpoints=config.public_endpoints,
             limits=limits,
             upstream=upstream,
+            listeners=listeners,
         )
         worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream)
         await lease.acquire(lambda: stop.told)
@@ -110,6 +116,8 @@ async def serve(
     finally:
         if service is not None:
             await service.events.close()
+        if listeners is not None:
+            await listeners.close()
         if upstream is not None:
             await upstream.close()
         if dispatcher is not None:
@@ -118,6 +126,18 @@ async def serve(
             await settings.close()
         await bus.close()
     log.info("gateway_stopped", gateway=name)
+
+
+def _targets(bus: BusClient, config: ProcessConfig) -> MakeTarget:
+    """Where event listeners can lead: the cluster's own NATS."""
+    memory, replicas = config.durability == "memory", replicas_of(config)
+
+    def target(endpoint: Endpoint) -> ListenerTarget | None:
+        if isinstance(endpoint, NatsEndpoint):
+            return NatsTarget(bus, endpoint, memory=memory, replicas=replicas)
+        return None
+
+    return target
 
 
 async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> None:

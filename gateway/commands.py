@@ -7,7 +7,7 @@ those that are here now; a connection that is not here is answered with None or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Any, cast
 
@@ -49,6 +49,10 @@ class Commands:
             "list": self.list,
             "permission": self.permission,
         }
+
+    def add(self, table: Mapping[str, Callable[..., Awaitable[Any]]]) -> None:
+        """Commands of a part of the gateway that is not about connections."""
+        self._table.update(table)
 
     async def run(self, operation: str, arguments: Sequence[Any]) -> Any:
         command = self._table.get(operation)

@@ -30,6 +30,7 @@ from gateway.registrar import Registrar
 from gateway.settings import GatewayLimits
 from gateway.transport import Flusher, WebSocketPeer
 from gateway.upgrade import hand_over
+from gateway.upstream.commands import UpstreamCommands
 from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
@@ -96,7 +97,9 @@ class GatewayService:
         self.delivery = Delivery(self.hubs, loop.time)
         self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
         settings.add_listener(self.keepalive.settings_changed)
-        self._commands = Commands(self.hubs, self.delivery, self.join, self.leave)
+        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave)
+        if upstream is not None:
+            self.commands.add(UpstreamCommands(upstream).table)
         self._command_tasks: set[asyncio.Task[None]] = set()
         self.listening = asyncio.Event()
         self._roles_told: set[str] = set()
@@ -313,7 +316,7 @@ class GatewayService:
 
     async def _run_command(self, reply: str, operation: str, arguments: list[Any]) -> None:
         try:
-            result = await self._commands.run(operation, arguments)
+            result = await self.commands.run(operation, arguments)
         except HubwireError as error:
             self._answer(reply, ["error", error.code, str(error)])
         except Exception:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from hubwire.cli.nats_target import add_nats, nats_config
 from hubwire.cli.options import add_json
 from hubwire.cli.output import Output
 from hubwire.cli.target import ServiceTarget, add_target, find_target
 from hubwire.model.errors import HubwireError
-from hubwire.runtime.process import ProcessConfig, Setting, read_settings, settings_of
 
 _MARKS = {
     "ok": ("ok  ", "green"),
@@ -22,20 +21,10 @@ _MARKS = {
 }
 
 
-def _settings() -> list[Setting]:
-    """How NATS is reached; the rest of a process's settings does not matter here."""
-    names = ("nats_", "durability", "lease_seconds")
-    return [setting for setting in settings_of("gateway") if setting.name.startswith(names)]
-
-
 def configure(parser: ArgumentParser) -> None:
     add_json(parser)
     add_target(parser)
-    group = parser.add_argument_group("NATS, when it is not that of a `hubwire up` here")
-    for setting in _settings():
-        names = [setting.flag, *(["--nats"] if setting.name == "nats_servers" else [])]
-        metavar = setting.name.rpartition("_")[2].upper()
-        group.add_argument(*names, dest=setting.name, metavar=metavar, help=setting.help)
+    add_nats(parser)
     parser.epilog = "Exit code 1 when a check fails. HUBWIRE_* variables count as for the services."
 
 
@@ -53,7 +42,7 @@ def run(args: Namespace, out: Output) -> int:
         target = find_target(args)
     except HubwireError as fault:
         checks.append(Check("service", "fail", str(fault)))
-    checks += asyncio.run(examine_nats(_nats_config(args, target)))
+    checks += asyncio.run(examine_nats(nats_config(args, target)))
     if target is not None:
         checks += asyncio.run(examine_service(target))
     _print(checks, out)
@@ -64,28 +53,6 @@ def _quiet() -> None:
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-
-
-def _nats_config(args: Namespace, target: ServiceTarget | None) -> ProcessConfig | None:
-    """How to reach NATS: told explicitly, or announced by the local `hubwire up`; None when unknown.
-
-    Raises BadConfig.
-    """
-    settings = _settings()
-    flags = {setting.name: getattr(args, setting.name) for setting in settings}
-    local: dict[str, Any] | None = target.local if target else None
-    told = flags["nats_servers"] or os.environ.get("HUBWIRE_NATS_SERVERS")
-    if local is not None and not flags["nats_servers"]:
-        nats = local["nats"]
-        return ProcessConfig(
-            nats_servers=(nats["url"],),
-            nats_user=nats["user"],
-            nats_password=nats["password"],
-            durability=local["durability"],
-        )
-    if not told:
-        return None
-    return read_settings("gateway", settings, flags, os.environ)[0]
 
 
 def _print(checks: list[Any], out: Output) -> None:

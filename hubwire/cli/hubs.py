@@ -12,7 +12,7 @@ from hubwire.cli.options import add_json
 from hubwire.cli.output import Output, table
 from hubwire.cli.rest import call_management, resource_path, segment
 from hubwire.cli.target import ServiceTarget, add_target, find_target
-from hubwire.model.errors import InvalidRequest, NotFound
+from hubwire.model.errors import InvalidRequest, NotFound, Unavailable
 from hubwire.model.names import normalize_hub
 
 _HANDLER_KEYS = {
@@ -23,6 +23,7 @@ _HANDLER_KEYS = {
 }
 _SYSTEM_KEYS = ("system", "system-event", "system-events")
 _SYSTEM_EVENTS = ("connect", "connected", "disconnected")
+_LISTENER_FORM = "events=* system=connected,disconnected stream=AWPS prefix=awps delivery=bestEffort"
 _HANDLER_FORM = "url=https://app/{event} events=* system=connect,connected"
 
 
@@ -57,6 +58,15 @@ def _set_options(parser: ArgumentParser) -> None:
         + _HANDLER_FORM,
     )
     parser.add_argument("--no-event-handlers", action="store_true", help="remove all event handlers")
+    parser.add_argument(
+        "--event-listener",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="append",
+        help="an event listener to NATS JetStream; replaces the present ones; may be repeated: "
+        + _LISTENER_FORM,
+    )
+    parser.add_argument("--no-event-listeners", action="store_true", help="remove all event listeners")
     parser.add_argument("--anonymous", choices=("allow", "deny"), help="whether clients need a token")
     parser.add_argument("--keep-alive", metavar="SECONDS", type=int, help="WebSocket pings, 1 to 120")
     parser.add_argument(
@@ -76,6 +86,7 @@ def run(args: Namespace, out: Output) -> int:
         _list(target, hubs, out)
     elif args.action == "show":
         content = call_management(target, "GET", f"{hubs}/{segment(args.hub)}").json()
+        content["validation"] = _verdicts(target, content)
         out.result(_facts(content), _shown(content, out))
     elif args.action == "set":
         content = _set(target, f"{hubs}/{segment(args.hub)}", changes, whole=bool(args.file))
@@ -106,13 +117,33 @@ def _list(target: ServiceTarget, hubs: str, out: Output) -> None:
 
 
 def _facts(content: dict[str, Any]) -> dict[str, Any]:
-    return {"name": content["name"], "properties": content["properties"]}
+    facts = {"name": content["name"], "properties": content["properties"]}
+    return {**facts, "validation": content["validation"]} if "validation" in content else facts
 
 
 def _shown(content: dict[str, Any], out: Output) -> str:
-    return f"{out.style(content['name'], 'bold')}\n" + json.dumps(
-        content["properties"], indent=2, ensure_ascii=False
-    )
+    shown = json.dumps(content["properties"], indent=2, ensure_ascii=False)
+    lines = [out.style(content["name"], "bold"), shown]
+    verdicts = content.get("validation")
+    if verdicts is None and content["properties"].get("eventHandlers"):
+        lines.append("No gateway could ask the event handlers whether they may be called.")
+    for verdict in verdicts or ():
+        if verdict["allowed"]:
+            lines.append(f"{out.style('ok  ', 'green')}  {verdict['url']} agrees to be called.")
+        else:
+            lines.append(f"{out.style('FAIL', 'red')}  {verdict['url']}: {verdict['reason']}")
+    return "\n".join(lines)
+
+
+def _verdicts(target: ServiceTarget, content: dict[str, Any]) -> Any:
+    """What the event handlers of the hub answer to the validation request now; None when nobody can ask."""
+    if not content["properties"].get("eventHandlers"):
+        return []
+    try:
+        path = f"/hubwire/hubs/{segment(content['name'])}/validate"
+        return call_management(target, "POST", path).json()["value"]
+    except (NotFound, Unavailable):
+        return None  # no gateway, or a service of an older version
 
 
 def _set(target: ServiceTarget, path: str, changes: dict[str, Any], *, whole: bool) -> dict[str, Any]:
@@ -137,6 +168,12 @@ def _changes(args: Namespace) -> dict[str, Any]:
         changes["eventHandlers"] = [parse_handler(words) for words in args.event_handler]
     if args.no_event_handlers:
         changes["eventHandlers"] = []
+    if args.event_listener and args.no_event_listeners:
+        raise InvalidRequest("--event-listener and --no-event-listeners exclude each other; give one.")
+    if args.event_listener:
+        changes["eventListeners"] = [parse_listener(words) for words in args.event_listener]
+    if args.no_event_listeners:
+        changes["eventListeners"] = []
     if args.anonymous:
         changes["anonymousConnectPolicy"] = args.anonymous
     if args.keep_alive is not None:
@@ -172,6 +209,29 @@ def parse_handler(words: list[str]) -> dict[str, Any]:
     if system:
         handler["systemEvents"] = system
     return handler
+
+
+def parse_listener(words: list[str]) -> dict[str, Any]:
+    """One event listener from KEY=VALUE words. What the words say is judged by the service. Raises
+    InvalidRequest for a word that is not understood."""
+    chosen: dict[str, Any] = {"type": "EventName"}
+    endpoint: dict[str, Any] = {"type": "Nats"}
+    listener: dict[str, Any] = {"filter": chosen, "endpoint": endpoint}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in ("events", "user-event-pattern"):
+            chosen["userEventPattern"] = value
+        elif equals and key in _SYSTEM_KEYS:
+            chosen.setdefault("systemEvents", []).extend(event for event in value.split(",") if event)
+        elif equals and key == "stream":
+            endpoint["stream"] = value
+        elif equals and key in ("prefix", "subject-prefix"):
+            endpoint["subjectPrefix"] = value
+        elif equals and key == "delivery":
+            listener["delivery"] = value
+        else:
+            raise InvalidRequest(f"--event-listener: {word!r} is not understood; write {_LISTENER_FORM}.")
+    return listener
 
 
 def _from_file(name: str) -> dict[str, Any]:

@@ -60,9 +60,16 @@ def call_data(
     return _checked(call(method, url, token=token, body=body, content_type=content_type), target)
 
 
-def call_management(target: ServiceTarget, method: str, path: str, content: object = None) -> Answer:
+def call_management(
+    target: ServiceTarget,
+    method: str,
+    path: str,
+    content: object = None,
+    *,
+    query: Sequence[tuple[str, str]] = (),
+) -> Answer:
     """One call of the management API; `path` from the root. Raises as `call_data`."""
-    url = f"{target.endpoint}{path}?api-version={MANAGEMENT_API}"
+    url = f"{target.endpoint}{path}?{urlencode([*query, ('api-version', MANAGEMENT_API)])}"
     token = sign_admin_token(target.access_key, time.time())
     body = None if content is None else json.dumps(content).encode()
     answer = call(method, url, token=token, body=body, content_type="application/json" if body else None)
