@@ -154,7 +154,7 @@ async def test_an_accepted_client_is_what_the_answer_makes_of_it(
         (seen,) = app.seen
         assert seen.value("ce-connectionId").decode() == connected["connectionId"]
         # It is reached by what it is now.
-        await stack.service._commands.close(hub, "group", min(groups), (), None)
+        await stack.service.commands.close(hub, "group", min(groups), (), None)
         assert (await raw.hear())["event"] == "disconnected"
 
 
@@ -612,7 +612,7 @@ async def test_an_event_is_cancelled_when_its_connection_ends(stack, app, hub):
         client.say({"type": "event", "event": "never", "data": 1, "ackId": 2})
     await until(lambda: gate.asked == 2)
     lost.close()
-    await stack.service._commands.close(hub, "user", "bob", (), "out")
+    await stack.service.commands.close(hub, "user", "bob", (), "out")
     assert (await closed.hear())["event"] == "disconnected"
     assert (await closed.closed())[0] == 1000
     await until(lambda: not stack.service.events._tasks)
@@ -762,7 +762,7 @@ def notes(stack, monkeypatch):
 
 async def test_changes_of_membership_are_told_once_each_and_not_those_of_start_and_end(stack, hub, notes):
     async with await stack.json("ada", hub=hub, groups=["start"]) as client:
-        commands = stack.service._commands
+        commands = stack.service.commands
         for ack_id, (kind, group) in enumerate(
             [
                 ("joinGroup", "a"),
@@ -791,7 +791,7 @@ async def test_changes_of_membership_are_told_once_each_and_not_those_of_start_a
 
 async def test_joins_that_meet_are_one_change_and_one_that_is_withdrawn_is_none(stack, hub, notes):
     async with await stack.json("ada", hub=hub):
-        commands = stack.service._commands
+        commands = stack.service.commands
         await asyncio.gather(*(commands.join(hub, "user", "ada", ["a"], None) for _ in range(5)))
         ends = []
         stack.service.join(connection(stack, hub), "b", ends.append)
@@ -809,7 +809,7 @@ async def test_the_end_is_told_once_with_the_words_of_who_ended_it(stack, hub, n
         client.send(masked(8, b"\x03\xe8bye"))
         await client.closed()
     async with await stack.client(hub=hub, subprotocols=subprotocols) as client:
-        await stack.service._commands.close(hub, "hub", "", (), None)
+        await stack.service.commands.close(hub, "hub", "", (), None)
         await client.closed()
     await stack.nothing_left()
     assert notes.told == [("announced", hub), ("over", "bye"), ("announced", hub), ("over", None)]
