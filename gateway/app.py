@@ -10,8 +10,10 @@ import structlog
 
 from gateway import drain
 from gateway.front import Front, HttpFactory
+from gateway.notifications import Silent
 from gateway.service import GatewayService
 from gateway.settings import GatewayLimits, upstream_config
+from gateway.upstream.heard import HeardByListeners
 from gateway.upstream.listeners import Endpoint, Listeners, ListenerTarget, MakeTarget
 from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
@@ -98,6 +100,7 @@ async def serve(
             limits=limits,
             upstream=upstream,
             listeners=listeners,
+            notifications=HeardByListeners(listeners, upstream, Silent()),
         )
         worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream)
         await lease.acquire(lambda: stop.told)

@@ -117,6 +117,20 @@ async def test_what_a_listener_gets_is_in_the_stream_and_tail_shows_it(up: Up) -
     assert json.loads(await tail.stdout.readline())["hub"] == "heard"
 
 
+async def test_a_listener_hears_the_life_of_a_connection_with_its_events_counted(up: Up) -> None:
+    words = ("events=*", "system=connected,disconnected", "stream=LIFE", "prefix=life")
+    await cli(up, "hubs", "set", "life", "--event-listener", *words)
+    await raise_event(up, "life", "order", "7")
+    shown = await cli(up, "events", "tail", "life", "--json", "--all", "--count", "3")
+    events = [json.loads(line) for line in shown.splitlines()]
+    assert sorted((event["id"], event["eventname"]) for event in events) == [
+        ("1", "connected"),
+        ("2", "order"),
+        ("3", "disconnected"),
+    ]
+    assert len({event["connectionid"] for event in events}) == 1
+
+
 async def test_tail_says_how_to_make_a_listener_where_there_is_none(up: Up) -> None:
     assert "--event-listener" in await cli(up, "events", "tail", "nobody", code=1)
 
