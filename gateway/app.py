@@ -10,14 +10,16 @@ import structlog
 
 from gateway import drain
 from gateway.front import Front, HttpFactory
-from gateway.notifications import Silent
 from gateway.service import GatewayService
 from gateway.settings import GatewayLimits, upstream_config
 from gateway.upstream.heard import HeardByListeners
 from gateway.upstream.listeners import Endpoint, Listeners, ListenerTarget, MakeTarget
+from gateway.upstream.notifier import Notifier
 from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
+from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.event_log import EventLog
 from hubwire.bus.listener_stream import NatsTarget
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.settings import SettingsStore
@@ -39,6 +41,9 @@ from hubwire.runtime.service import (
 
 log = structlog.get_logger(__name__)
 
+NOTIFY_SECONDS = 2.0
+"""For telling event handlers of the connections that a stop has ended; others tell of the rest."""
+
 
 class Worker(NamedTuple):
     """What is shared with who serves plain HTTP on the same port."""
@@ -51,6 +56,7 @@ class Worker(NamedTuple):
     settings: SettingsStore
     gateway: GatewayService
     upstream: UpstreamService
+    notifier: Notifier
 
 
 class Http(NamedTuple):
@@ -90,6 +96,9 @@ async def serve(
         settings = store = await open_settings(bus, config, stop)
         upstream = UpstreamService(store.hub, lambda: store.keys, upstream_config(config))
         listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
+        events = EventLog(bus, memory=memory, replicas=replicas)
+        letters = DeadLetters(bus, memory=memory, replicas=replicas)
+        notifier = Notifier(name, bus, upstream, store.hub, events, letters, lambda: lease.valid)
         service = GatewayService(
             name,
             bus,
@@ -100,9 +109,10 @@ async def serve(
             limits=limits,
             upstream=upstream,
             listeners=listeners,
-            notifications=HeardByListeners(listeners, upstream, Silent()),
+            notifications=HeardByListeners(listeners, upstream, notifier),
         )
-        worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream)
+        service.commands.add({"sweep": notifier.sweep})
+        worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream, notifier)
         await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -110,6 +120,7 @@ async def serve(
                 tasks.create_task(owners.run(), name="owners"),
                 tasks.create_task(service.run(), name="bus"),
                 tasks.create_task(service.keepalive.run(), name="keep-alive"),
+                tasks.create_task(notifier.run(), name="notifications"),
             ]
             try:
                 await _listen(worker, stop, make_http)
@@ -164,6 +175,7 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
         for front in [*service.fronts]:
             front.transport.abort()
         await drain.let_go(service, config.drain_seconds)
+        await worker.notifier.close(NOTIFY_SECONDS)
         if http is not None:
             await http.close()
         await drain.finish(worker.dispatcher)

@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from hubwire.bus.event_log import EventLog
 from hubwire.runtime.leases import Lease, LeaseWatch
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.service import (
@@ -21,6 +22,7 @@ from hubwire.runtime.service import (
 )
 from router.ownership import Ownership
 from router.service import RouterService
+from router.sweep import Sweep
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +46,8 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
     gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds, judges=True)
     ownership = Ownership(bus, lease, owners, store, routers, gateways, sole_router=config.sole_router)
     service = RouterService(bus, lease, ownership, gateways)
+    events = EventLog(bus, memory=memory, replicas=replicas)
+    sweep = Sweep(bus, events, gateways, lambda p: lease.valid and ownership.speaks_for(p) is not None)
     try:
         await lease.prepare(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
@@ -60,6 +64,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
                 running += [
                     tasks.create_task(lease.run(), name="lease"),
                     tasks.create_task(ownership.run(), name="ownership"),
+                    tasks.create_task(sweep.run(), name="sweep"),
                     tasks.create_task(tell_ready_after(config, ownership.ready()), name="readiness"),
                 ]
                 await stop.wait()

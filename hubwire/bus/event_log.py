@@ -27,7 +27,7 @@ import nats.js.errors
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.jetstream import StoredMessage, StreamMissing, call, last_of, next_of, store
+from hubwire.bus.jetstream import StoredMessage, StreamMissing, call, last_of, store
 from hubwire.bus.keys import partition_of
 from hubwire.model.errors import InvalidRequest, Unavailable
 
@@ -134,9 +134,11 @@ class EventLog:
         does not stand there. Raises StreamMissing, StreamFull too."""
         return await store(self._bus, subject, data, revision)
 
-    async def remove(self, subject: str, revision: int) -> None:
-        """Remove the record, unless it was changed after `revision`."""
-        request = {"filter": subject, "seq": revision + 1}
+    async def remove(self, subject: str, revision: int | None) -> None:
+        """Remove the record, unless it was changed after `revision` (None: in any case)."""
+        request: dict[str, object] = {"filter": subject}
+        if revision is not None:
+            request["seq"] = revision + 1
         try:
             await call(self._bus, "PURGE", STREAM, request)
         except StreamMissing:
@@ -145,20 +147,28 @@ class EventLog:
     async def read(self, subject: str) -> StoredMessage | None:
         return await last_of(self._bus, STREAM, subject)
 
-    async def next(self, outbox: str, after: int) -> StoredMessage | None:
-        """The records of an outbox in the order of their revisions: the first after one, or None."""
-        return await next_of(self._bus, STREAM, f"hw.event.{outbox}.>", after)
+    async def subjects(self, outbox: str) -> list[str]:
+        """The subjects of all records of an outbox."""
+        return await self._subjects(f"hw.event.{outbox}.>")
+
+    async def _subjects(self, pattern: str) -> list[str]:
+        found: list[str] = []
+        while True:
+            request = {"subjects_filter": pattern, "offset": len(found)}
+            try:
+                info = await call(self._bus, "INFO", STREAM, request)
+            except StreamMissing:
+                return []
+            page = info["state"].get("subjects") or ()
+            found += page
+            if not page or len(found) >= info.get("total", 0):
+                return found
 
     # -- outboxes ----------------------------------------------------------------------------------
 
     async def outboxes(self) -> list[str]:
         """All that are in use."""
-        request = {"subjects_filter": _OUTBOX_PREFIX + "*"}
-        try:
-            info = await call(self._bus, "INFO", STREAM, request)
-        except StreamMissing:
-            return []
-        return [subject[len(_OUTBOX_PREFIX) :] for subject in info["state"].get("subjects") or ()]
+        return [subject[len(_OUTBOX_PREFIX) :] for subject in await self._subjects(_OUTBOX_PREFIX + "*")]
 
     async def holder(self, outbox: str) -> tuple[str, int] | None:
         """Who works it off ("" for nobody yet), and the revision of that; None when it is not in use."""

@@ -1,0 +1,428 @@
+"""Tells application servers of `connected`, `disconnected`, `joined`, `left`, as surely as the cluster can.
+
+An event is put into the cluster's queue, then sent, then taken out; whatever this process does in between,
+somebody goes on (docs/decisions/0014). Nothing here is awaited on a client's path.
+
+Guarantees: an event is sent at least once, with the same `ce-id` and request id each time, or kept as a dead
+letter with the reason. Per connection events are sent one at a time in the order of their numbers: never
+`disconnected` before `connected`. Each upstream has its own turns and bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import structlog
+
+from gateway.connection import Connection
+from gateway.upstream.clock import Clock, SystemClock
+from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
+from gateway.upstream.given_up import GivenUp
+from gateway.upstream.outbox import RENEW_SECONDS, WRITERS, Outbox, Record
+from gateway.upstream.outcome import DeliveryFailure
+from gateway.upstream.schedule import BackOff, Schedule, Waiting
+from gateway.upstream.service import UpstreamService
+from gateway.upstream.source import EventSource, SourceSnapshot
+from gateway.upstream.takeover import TakeOver
+from hubwire.bus.client import BusClient
+from hubwire.bus.dead_letters import DeadLetters
+from hubwire.bus.event_log import EventLog, Pending, event_subject, life_subject
+from hubwire.model.event_handlers import CONNECTED, DISCONNECTED, HandlerEvent, choose_handler
+from hubwire.model.settings import HubSettings
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 32
+"""Events of one upstream that are out at a time: half of its connections, so that blocking events, which
+clients wait for, always get through."""
+UPSTREAM_BYTES = 32 * 1024 * 1024
+TOTAL_BYTES = 128 * 1024 * 1024
+"""What may wait in memory, for one upstream and for all."""
+EVENT_BYTES = 1024
+"""What an event costs beside its payload, roughly."""
+REFRESH_SECONDS = 2.0
+EVENTS_AHEAD = 10_000
+"""How many events may happen before what is owed is written again. If this gateway dies, `disconnected` gets
+the number after these, so that it is never one that was used."""
+NOT_TRIED = frozenset(("circuit_open", "overloaded", "not_ready"))
+ANSWERED = frozenset(("status", "bad_answer", "too_large"))
+LOST_REASON = "The gateway of the connection was lost."
+
+_NAMESPACE = uuid.UUID("6a1f4c0e-5a50-4f5e-9a1c-6a1f2f0f8d11")
+_context_decoder = msgspec.msgpack.Decoder(NotificationContext)
+_snapshot_decoder = msgspec.msgpack.Decoder(SourceSnapshot)
+
+
+class QueuedEvent(NamedTuple):
+    """What the schedule carries. `key` is the upstream that its bytes are counted for."""
+
+    record: Record
+    pending: Pending
+    hub: str
+    handled: HandlerEvent
+    key: Hashable
+    source: EventSource | None
+
+
+class Notifier:
+    """One gateway's notifications (implements gateway.notifications.Notifications).
+
+    Run `run()` for as long as the gateway lives; `close` at a planned stop, before it is cancelled. What
+    is left then is sent by another gateway. `may_act`: whether the gateway's lease is valid.
+    Counters are plain integers that metrics read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bus: BusClient,
+        upstream: UpstreamService,
+        settings_of: Callable[[str], HubSettings],
+        events: EventLog,
+        letters: DeadLetters,
+        may_act: Callable[[], bool],
+        *,
+        clock: Clock | None = None,
+        back_off: BackOff = BackOff(),  # noqa: B008 (an immutable tuple)
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self._upstream = upstream
+        self._settings_of = settings_of
+        self._clock = clock or SystemClock()
+        self._back_off = back_off
+        self._outbox = Outbox(name, bus, events, may_act)
+        self._outbox.on_stored = self._stored
+        self._outbox.on_lost = self._lost
+        self._schedule: Schedule[QueuedEvent] = Schedule(self._key_of_event, back_off, AT_ONCE, chance)
+        self._unstored: dict[str, list[tuple[int, Waiting[QueuedEvent]]]] = {}
+        self._lives: dict[str, Record] = {}
+        self._bytes: Counter[Hashable] = Counter()
+        self._total_bytes = 0
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._given_up = GivenUp(letters, self._outbox.open, self._clock)
+        self._take_over = TakeOver(name, events, self._outbox, self)
+        self.delivered = 0
+        self.unwanted = 0
+
+    @property
+    def given_up(self) -> int:
+        return self._given_up.count
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not delivered yet, of this process."""
+        return len(self._schedule)
+
+    # -- what happens to connections (gateway.notifications.Notifications) ---------------------------
+
+    def announced(self, connection: Connection) -> None:
+        connected = self._upstream.wants(connection.hub, CONNECTED)
+        if not connected and not self._upstream.wants(connection.hub, DISCONNECTED):
+            return
+        source = connection.source
+        number = source.next_id()
+        record = Record(self.name, connection.id, life_subject(self.name, connection.id))
+        record.source = source
+        self._owe(record, source)
+        self._lives[connection.id] = record
+        if connected:
+            self._queue(record, source, CONNECTED, number)
+        self._outbox.change(record)
+
+    def over(self, connection: Connection, reason: str | None) -> None:
+        record = self._lives.pop(connection.id, None)
+        wanted = self._upstream.wants(connection.hub, DISCONNECTED)
+        if record is None:
+            if not wanted:
+                return
+            record = Record(self.name, connection.id, life_subject(self.name, connection.id))
+        record.owed = None
+        record.source = None
+        if wanted:
+            source = connection.source
+            self._queue(record, source, DISCONNECTED, source.next_id(), reason)
+        self._outbox.change(record)
+
+    def joined(self, connection: Connection, group: str) -> None:
+        self._presence(connection, HandlerEvent("gp", "joined", group))
+
+    def left(self, connection: Connection, group: str) -> None:
+        self._presence(connection, HandlerEvent("gp", "left", group))
+
+    def _presence(self, connection: Connection, event: HandlerEvent) -> None:
+        # Not counted when nobody wants it: these are off by default, and most connections join groups.
+        if self._upstream.wants(connection.hub, event):
+            source = connection.source
+            number = source.next_id()
+            record = Record(self.name, connection.id, event_subject(self.name, connection.id, number))
+            if self._queue(record, source, event, number):
+                self._outbox.change(record)
+
+    def _owe(self, record: Record, source: EventSource) -> None:
+        """Note in the record what another gateway needs to tell of the end."""
+        snapshot = msgspec.structs.replace(source.snapshot(), events=source.events + EVENTS_AHEAD)
+        record.owed = msgspec.msgpack.encode(snapshot)
+        record.promised = snapshot.events
+        record.told = (source.state, source.cookies)
+
+    def _queue(
+        self,
+        record: Record,
+        source: EventSource,
+        event: HandlerEvent,
+        number: int,
+        reason: str | None = None,
+    ) -> bool:
+        """The caller says afterwards that the record has changed."""
+        context = self._upstream.notification(source, event, number, reason)
+        try:
+            payload = msgspec.msgpack.encode(context)
+        except UnicodeEncodeError:
+            # A name with half of a surrogate pair, which JSON can escape and nothing else can say.
+            self._given_up.tell_of(source.hub, event.name, "It cannot be written in UTF-8.")
+            return False
+        pending = Pending(number, context.time, payload)
+        key = self._key_of(source.hub, event)
+        self._outbox.need()
+        queued = QueuedEvent(record, pending, source.hub, event, key, source)
+        if not self._room_for(key, len(payload)):
+            failure = DeliveryFailure(
+                "overloaded", None, "Too many events wait for this upstream already.", 0, 0.0, ""
+            )
+            self._start(self._keep_letter(queued, 0, failure))
+            return False
+        record.pending.append(pending)
+        self._add(queued, record.version + 1)
+        return True
+
+    # -- the schedule --------------------------------------------------------------------------------
+
+    def _key_of(self, hub: str, event: HandlerEvent) -> Hashable:
+        handler = choose_handler(self._settings_of(hub), event)
+        return (hub, handler.url_template) if handler is not None else None
+
+    def _key_of_event(self, queued: QueuedEvent) -> Hashable:
+        return self._key_of(queued.hub, queued.handled)
+
+    def _room_for(self, key: Hashable, size: int) -> bool:
+        cost = size + EVENT_BYTES
+        return self._bytes[key] + cost <= UPSTREAM_BYTES and self._total_bytes + cost <= TOTAL_BYTES
+
+    def _add(self, queued: QueuedEvent, version: int) -> Waiting[QueuedEvent]:
+        cost = len(queued.pending.payload) + EVENT_BYTES
+        self._bytes[queued.key] += cost
+        self._total_bytes += cost
+        left = queued.pending.queued + self._back_off.give_up_seconds - self._clock.time()
+        waiting = Waiting(
+            queued.record.connection_id,
+            queued.pending.number,
+            queued,
+            self._clock.monotonic() + left,
+        )
+        self._unstored.setdefault(queued.record.subject, []).append((version, waiting))
+        self._schedule.add(waiting)
+        return waiting
+
+    def _stored(self, record: Record) -> None:
+        waiting = self._unstored.get(record.subject)
+        if waiting is None:
+            return
+        later = []
+        for version, one in waiting:
+            if version <= record.stored:
+                one.stored = True
+                self._schedule.look(one.lane)
+            else:
+                later.append((version, one))
+        if later:
+            self._unstored[record.subject] = later
+        else:
+            del self._unstored[record.subject]
+        self._wake.set()
+
+    def _lost(self, record: Record) -> None:
+        """Another gateway decides about this record now."""
+        self._unstored.pop(record.subject, None)
+        if self._lives.get(record.connection_id) is record:
+            del self._lives[record.connection_id]
+        for waiting in self._schedule.forget(record.connection_id, lambda event: event.record is record):
+            self._uncount(waiting.event)
+
+    def _uncount(self, queued: QueuedEvent) -> None:
+        cost = len(queued.pending.payload) + EVENT_BYTES
+        self._total_bytes -= cost
+        self._bytes[queued.key] -= cost
+        if self._bytes[queued.key] <= 0:
+            del self._bytes[queued.key]
+
+    def _finish(self, waiting: Waiting[QueuedEvent], answered: bool = False) -> None:
+        """Delivered, or given up and kept, or not wanted."""
+        queued = waiting.event
+        self._schedule.done(waiting, answered)
+        self._uncount(queued)
+        record = queued.record
+        if self._outbox.records.get(record.subject) is record:
+            record.pending = [each for each in record.pending if each is not queued.pending]
+            self._outbox.change(record)
+        self._wake.set()
+
+    # -- taking over (gateway.upstream.takeover.Adopter) -----------------------------------------------
+
+    async def sweep(self, outbox: str, revision: int) -> bool:
+        """Work off the outbox of a gateway that has gone, whose holder stands at `revision`. True: it is
+        under way; False: somebody else was first. Raises Unavailable."""
+        return await self._take_over.begin(outbox, revision)
+
+    def adopt(self, records: Sequence[Record]) -> bool:
+        """Take over all records of a connection as they stand in the stream: their events are sent, and
+        `disconnected` is added where it is owed. False, and nothing is done, while there is no room."""
+        found: list[tuple[Record, list[QueuedEvent], bool]] = []
+        for record in records:
+            owed, record.owed = record.owed, None
+            if owed is not None:
+                last = self._disconnected_of(owed)
+                record.pending.append(Pending(last.event_id, last.time, msgspec.msgpack.encode(last)))
+            queued = [self._adopted(record, each) for each in record.pending]
+            if not all(self._room_for(each.key, len(each.pending.payload)) for each in queued):
+                return False
+            found.append((record, queued, owed is not None or not queued))
+        for record, queued, changed in found:
+            for each in queued:
+                self._add(each, record.version + changed)
+            if changed:
+                self._outbox.change(record)
+            else:
+                self._outbox.records[record.subject] = record
+        for record, _, changed in found:
+            if not changed:
+                self._stored(record)
+        return True
+
+    def _adopted(self, record: Record, pending: Pending) -> QueuedEvent:
+        context = _context_decoder.decode(pending.payload)
+        kind: Literal["gp", "sys"] = "gp" if context.name in ("joined", "left") else "sys"
+        event = HandlerEvent(kind, context.name, context.group)
+        hub = context.source.hub
+        return QueuedEvent(record, pending, hub, event, self._key_of(hub, event), None)
+
+    def _disconnected_of(self, owed: bytes) -> NotificationContext:
+        source = EventSource.restored(_snapshot_decoder.decode(owed))
+        number = source.next_id()
+        return NotificationContext(
+            source.snapshot(),
+            "disconnected",
+            number,
+            self._clock.time(),
+            str(uuid.uuid5(_NAMESPACE, f"{source.connection_id}/disconnected")),
+            LOST_REASON,
+        )
+
+    # -- sending -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Store and send until cancelled."""
+        loops = [self._outbox.keep_open(), self._send(), self._refresh(), self._given_up.run()]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in loops:
+                    tasks.create_task(loop)
+                for _ in range(WRITERS):
+                    tasks.create_task(self._outbox.write())
+        finally:
+            self._take_over.stop()
+            for task in [*self._tasks]:
+                task.cancel()
+
+    async def close(self, seconds: float) -> None:
+        """At a planned stop, after every connection was `over`: send what can be sent within that time."""
+        left = await self._outbox.close(seconds)
+        if left:
+            log.info("events_left_to_others", count=left)
+
+    def _start(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self) -> None:
+        while True:
+            await self._outbox.open()
+            self._wake.clear()
+            now = self._clock.monotonic()
+            for waiting, reason in self._schedule.take_expired(now):
+                failure = DeliveryFailure("circuit_open", None, reason, 0, 0.0, "")
+                self._start(self._give_up(waiting, failure))
+            for waiting in self._schedule.take(now):
+                self._start(self._deliver(waiting))
+            at = self._schedule.wake_at(now)
+            try:
+                async with asyncio.timeout(None if at is None else max(0.0, at - now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _deliver(self, waiting: Waiting[QueuedEvent]) -> None:
+        await self._outbox.open()
+        queued = waiting.event
+        try:
+            context = _context_decoder.decode(queued.pending.payload)
+            result = await self._upstream.notify(context)
+        except Exception as error:  # a lane must not stand still for a fault of ours
+            log.exception("notification_failed", hub=queued.hub, connection_id=waiting.lane)
+            result = DeliveryFailure("unsendable", None, f"Internal error: {error!r}", 0, 0.0, "")
+        now = self._clock.monotonic()
+        if self._outbox.records.get(queued.record.subject) is not queued.record:
+            self._finish(waiting)  # another gateway has taken it over meanwhile
+        elif isinstance(result, NotificationDelivered):
+            self.delivered += 1
+            if result.set_cookies and queued.source is not None:
+                queued.source.store_cookies(result.url, result.set_cookies, self._clock.time())
+            self._finish(waiting, answered=True)
+        elif isinstance(result, NotificationUnwanted):
+            self.unwanted += 1
+            self._finish(waiting)
+        elif result.category in NOT_TRIED and not result.attempts:
+            if not self._schedule.not_tried(waiting, now, result.reason):
+                await self._give_up(waiting, result)
+        elif not result.may_work_later or not self._schedule.failed(waiting, now):
+            await self._give_up(waiting, result)
+        self._wake.set()
+
+    # -- giving up -------------------------------------------------------------------------------------
+
+    async def _give_up(self, waiting: Waiting[QueuedEvent], failure: DeliveryFailure) -> None:
+        await self._keep_letter(waiting.event, waiting.attempts, failure)
+        self._finish(waiting, answered=failure.category in ANSWERED)
+
+    def _keep_letter(
+        self, queued: QueuedEvent, attempts: int, failure: DeliveryFailure
+    ) -> Coroutine[Any, Any, None]:
+        context = _context_decoder.decode(queued.pending.payload)
+        return self._given_up.keep(context, queued.pending, attempts, failure)
+
+    # -- what is owed, kept fresh ------------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Clients' events change the state and the count of a connection; what is owed follows."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            for number, record in enumerate([*self._lives.values()]):
+                source = record.source
+                if source is not None and (
+                    source.events > record.promised - EVENTS_AHEAD // 2
+                    or record.told != (source.state, source.cookies)
+                    or (record.written_at and loop.time() - record.written_at > RENEW_SECONDS)
+                ):
+                    self._owe(record, source)
+                    self._outbox.change(record)
+                if number % 1000 == 999:
+                    await asyncio.sleep(0)
