@@ -83,6 +83,7 @@ class Member:
             open_timeout=12,
             ping_interval=None,
             max_queue=None,
+            max_size=None,
         )
         self = cls(socket, user)
         async with asyncio.timeout(5):
@@ -98,7 +99,7 @@ class Member:
                     if waiting is not None and not waiting.done():
                         waiting.set_result(content)
                 elif content["type"] == "message":
-                    self.arrived.append((content["group"], content["data"]))
+                    self.arrived.append((content.get("group", ""), content["data"]))
                     self.times.append(time.monotonic())
                 elif content.get("event") == "connected":
                     self.connection_id = content["connectionId"]
@@ -150,6 +151,11 @@ class Member:
     async def publish_all(self, group: str, texts: Iterable[str]) -> list[bool]:
         """Pipelined: all are sent before the first ack is awaited."""
         return list(await asyncio.gather(*(self.publish(group, text) for text in texts)))
+
+    @property
+    def of_server(self) -> list[str]:
+        """What came from the server: to the hub, to the user, to this connection."""
+        return self.of("")
 
     def of(self, group: str) -> list[str]:
         return [text for where, text in self.arrived if where == group]
