@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
+from support.application import Application
 from support.inventory import JS_FOLDER
-from support.topology import HubwireCluster, HubwireUp, Topology
+from support.topology import HANDLED_HUB, HubwireCluster, HubwireUp, Topology
 from support.world import World
 
 pytest_plugins = ["support.compat"]
@@ -58,4 +59,18 @@ def javascript_packages() -> None:
 async def world(topology: Topology) -> AsyncIterator[World]:
     """A hub of the test's own, and clients of it that are closed afterwards."""
     async with World(topology, f"hub_{secrets.token_hex(6)}") as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def application(topology: Topology) -> Iterator[Application]:
+    """The application server that gets the events of the hub with an event handler."""
+    with Application(topology.handler_port) as running:
+        yield running
+
+
+@pytest.fixture
+async def handled(application: Application, topology: Topology) -> AsyncIterator[World]:
+    """That hub, which all tests share, and clients of it that are closed afterwards."""
+    async with World(topology, HANDLED_HUB) as one:
         yield one

@@ -41,6 +41,8 @@ POLL_SECONDS = 0.02
 DRAIN = ["--drain-seconds", "1"]
 ANONYMOUS_HUB = "open"
 """The hub whose settings let clients in without a token."""
+HANDLED_HUB = "handled"
+"""The hub whose events go to an application server at the topology's `handler_port`."""
 PUBLIC_ENDPOINT = "https://wps.example.com"
 """A name by which clients know the cluster (its gateways accept tokens for it)."""
 
@@ -58,6 +60,7 @@ class Topology(Protocol):
     name: str
     key: str
     secondary_key: str
+    handler_port: int
 
     @property
     def gateways(self) -> list[str]:
@@ -81,13 +84,27 @@ def new_key() -> str:
     return secrets.token_urlsafe(33)
 
 
-def settings_file(folder: Path, key: str, secondary_key: str) -> Path:
-    """The config file that every process of a topology gets: keys, and the hub for anonymous clients."""
+def settings_file(
+    folder: Path, key: str, secondary_key: str, handler_port: int, handler_path: str = "/{hub}/{event}"
+) -> Path:
+    """The config file that every process of a topology gets: keys, the hub for anonymous clients, and the
+    one with an event handler."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "hubwire.yaml"
     settings = {
         "accessKeys": {"primary": key, "secondary": secondary_key},
-        "hubs": {ANONYMOUS_HUB: {"anonymousConnectPolicy": "allow"}},
+        "hubs": {
+            ANONYMOUS_HUB: {"anonymousConnectPolicy": "allow"},
+            HANDLED_HUB: {
+                "eventHandlers": [
+                    {
+                        "urlTemplate": f"http://127.0.0.1:{handler_port}{handler_path}",
+                        "userEventPattern": "*",
+                        "systemEvents": ["connect", "connected", "disconnected"],
+                    }
+                ]
+            },
+        },
     }
     path.write_text(yaml.safe_dump(settings))
     path.chmod(0o600)
@@ -109,9 +126,14 @@ class HubwireUp:
 
     name = "up"
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, handler_port: int = 0, handler_path: str = "/{hub}/{event}"
+    ) -> None:
         self.key, self.secondary_key = new_key(), new_key()
-        config = settings_file(folder, self.key, self.secondary_key)
+        # A port that nobody else gets, unless there is an application server already.
+        self._handler = hold_listen_port("127.0.0.1", 0) if not handler_port else None
+        self.handler_port = self._handler.port if self._handler is not None else handler_port
+        config = settings_file(folder, self.key, self.secondary_key, self.handler_port, handler_path)
         self.up = Up(folder, "--memory", "--workers", "2", "--config", str(config), *DRAIN, *options)
 
     @property
@@ -143,6 +165,8 @@ class HubwireUp:
             except subprocess.TimeoutExpired:
                 self.up.process.kill()
         self.up.end()
+        if self._handler is not None:
+            self._handler.socket.close()
 
 
 class Service:
@@ -291,7 +315,9 @@ class HubwireCluster:
     def __init__(self, folder: Path, *, gateways: int = 3, routers: int = 2, control_planes: int = 2) -> None:
         self.folder = Path(folder)
         self.key, self.secondary_key = new_key(), new_key()
-        config = settings_file(self.folder, self.key, self.secondary_key)
+        self._handler = hold_listen_port("127.0.0.1", 0)
+        self.handler_port = self._handler.port
+        config = settings_file(self.folder, self.key, self.secondary_key, self.handler_port)
         self.nats = NatsCluster(self.folder / "nats")
         options = [
             "--nats",
@@ -312,7 +338,8 @@ class HubwireCluster:
         # control planes know themselves, since tokens that these make are for their own host.
         endpoints = [PUBLIC_ENDPOINT, *(service.endpoint for service in self.control_plane_services)]
         public = ["--public-endpoints", ",".join(endpoints)]
-        self.gateway_services = several("gateway", gateways, [*options, *public])
+        upstream = ["--upstream-addresses", "any"]  # the tests' application servers are on this machine
+        self.gateway_services = several("gateway", gateways, [*options, *public, *upstream])
         self._gateways, self._control_planes = _Rotating(), _Rotating()
 
     @property
@@ -363,6 +390,7 @@ class HubwireCluster:
         for service in self.services:
             service.close()
         self.nats.close()
+        self._handler.socket.close()
 
     def __enter__(self) -> Self:
         try:

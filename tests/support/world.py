@@ -269,9 +269,16 @@ class World:
         socket = await self.open(self.client_url(user_id=user_id, **token), [PROTOBUF_V1])
         return await self._keep(ProtobufClient(socket)).greeted()
 
-    async def simple(self, user_id: str | None = None, query: str = "", **token: Any) -> Client:
-        """A client without a subprotocol; `query` is added to its URL."""
-        return self._keep(Client(await self.open(self.client_url(user_id=user_id, **token) + query)))
+    async def simple(
+        self,
+        user_id: str | None = None,
+        query: str = "",
+        subprotocols: list[str] | None = None,
+        **token: Any,
+    ) -> Client:
+        """A client without a subprotocol of ours; `query` is added to its URL."""
+        url = self.client_url(user_id=user_id, **token) + query
+        return self._keep(Client(await self.open(url, subprotocols)))
 
     async def several(self, count: int, user_id: str | None = None, **token: Any) -> list[JsonClient]:
         """JSON clients, on every gateway in turn."""
