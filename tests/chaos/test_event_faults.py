@@ -1,7 +1,7 @@
 """Notifications to application servers while gateways, routers, upstreams and NATS fail.
 
-What must be true afterwards: everything was told, `disconnected` once for every connection that was announced,
-never before its `connected`, and nothing waits any more.
+What must be true afterwards: everything was told, `disconnected` once for every connection that was
+announced, never before its `connected`, and nothing waits any more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from support.members import Member, until
 from support.nats import NatsServer
-from support.notified import Application, Cluster, application, behind
+from support.notified import Application, Cluster, application, behind, visitors
 from support.processes import Fleet, Service
 
 GATEWAYS = 2
@@ -134,25 +134,57 @@ async def test_events_that_a_killed_gateway_had_on_their_way_are_sent_by_another
     await close_all(ghosts)
 
 
-async def test_an_upstream_that_was_down_gets_everything_when_it_is_back(
+async def test_an_upstream_that_was_down_gets_everything_when_it_is_back_and_delays_nobody_else(
     fleet: Fleet, cluster: Cluster, app: Application
 ) -> None:
     _, here, there = await start(fleet, cluster, app)
     await app.stop()
-    members = [*await connect_all(here, 10), *await connect_all(there, 10)]
+    members = [*await connect_all(here, 20), *await connect_all(there, 20)]
     assert await members[0].join("room")
     await close_all(members)
-    async with application() as other:  # the other hub's upstream is not delayed
-        await cluster.handle(other.url)
-        more = await connect_all(here, 3, "more")
-        await until(lambda: told_ids(other, "connected") == ids(more), 5)
-        await close_all(more)
-        await until(lambda: told_ids(other, "disconnected") == ids(more), 5)
-    await cluster.handle(app.url, presence=True)
+    async with application() as other:
+        await cluster.handle(other.url, "other")
+        async with visitors(here, "other", 3):
+            await until(lambda: len(other.of("connected")) == 3, 5, "another upstream's are not delayed")
+        await until(lambda: len(other.of("disconnected")) == 3, 5)
+        other.assert_in_order()
+    # Long enough for every attempt of a turn (9 s) to fail, and the circuit to open.
+    await asyncio.sleep(10)
+    assert await cluster.letters.list() == []
     await app.start()
-    await until(lambda: told_ids(app, "disconnected") >= ids(members), 60)
-    assert told_ids(app, "connected") >= ids(members)
+    await until(lambda: told_ids(app, "disconnected") == ids(members), 60)
+    assert told_ids(app, "connected") == ids(members)
     app.assert_in_order()
+    await cluster.until_empty(GATEWAYS)
+
+
+async def test_an_upstream_that_hangs_costs_its_own_events_time_and_loses_none(
+    fleet: Fleet, cluster: Cluster, app: Application
+) -> None:
+    fleet.config = fleet.config.replace(upstream_seconds=1.0)
+    _, here, _ = await start(fleet, cluster, app)
+    gate = asyncio.Event()
+
+    async def hang(_name: str, _connection: str) -> int:
+        await gate.wait()
+        return 204
+
+    app.answer = hang
+    members = await connect_all(here, 100)
+    await until(lambda: len(app.in_progress) == 32, 5, "as many as go out at a time, and no more")
+    await close_all(members)
+    async with application() as other:
+        await cluster.handle(other.url, "other")
+        async with visitors(here, "other", 3):
+            await until(lambda: len(other.of("connected")) == 3, 5, "another upstream's are not delayed")
+        await until(lambda: len(other.of("disconnected")) == 3, 5)
+    await asyncio.sleep(2)  # for the circuit to open
+    gate.set()
+    await until(lambda: told_ids(app, "disconnected") == ids(members), 40)
+    assert told_ids(app, "connected") == ids(members)
+    app.overlaps.clear()  # the one that hung is still here when it is asked again
+    app.assert_in_order(repeats=200)
+    assert await cluster.letters.list() == []
     await cluster.until_empty(GATEWAYS)
 
 
@@ -281,10 +313,7 @@ async def test_an_event_that_is_refused_for_good_is_a_dead_letter_that_can_be_se
 
     yes, app.answer = app.answer, no
     (member,) = await connect_all(here, 1)
-    async with asyncio.timeout(10):
-        while not (letters := await cluster.letters.list()):
-            await asyncio.sleep(0.05)
-    kept = letters[0]
+    (kept,) = await cluster.dead_letters(1)
     assert (kept.letter.event, kept.letter.status, kept.letter.category) == ("connected", 404, "status")
     assert kept.letter.connection_id == member.connection_id
     assert "404" in kept.letter.reason

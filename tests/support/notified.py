@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 from aiohttp import web
 from support.members import HUB
+from support.processes import KEY, Service
+from websockets.asyncio.client import connect
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.dead_letters import DeadLetters
+from hubwire.bus.dead_letters import DeadLetters, KeptLetter
 from hubwire.bus.event_log import STREAM, EventLog, unpack_document
 from hubwire.bus.jetstream import StreamMissing, call
 from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import EventHandler, GroupPresenceEvents, HubSettings
+from hubwire.model.tokens import sign_client_token
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
 
@@ -130,6 +134,26 @@ async def application() -> AsyncIterator[Application]:
         await app.stop()
 
 
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def visitors(gateway: Service, hub: str, count: int) -> AsyncIterator[None]:
+    """Simple clients of any hub, for as long as the context lasts."""
+    endpoint = f"127.0.0.1:{gateway.port}"
+    token = sign_client_token(KEY, endpoint=f"http://{endpoint}", hub=hub, now=time.time())
+    url = f"ws://{endpoint}/client/hubs/{hub}?access_token={token}"
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(count):
+            await stack.enter_async_context(connect(url))
+        yield
+
+
 class Cluster(NamedTuple):
     """What a test looks at, and changes, behind the back of the processes."""
 
@@ -150,23 +174,32 @@ class Cluster(NamedTuple):
 
     async def until_nothing_waits(self, seconds: float = 10.0) -> None:
         """Until no event waits, as far as the stream knows; `disconnected` may be owed."""
-        async with asyncio.timeout(seconds):
-            while await self._waiting():
-                await asyncio.sleep(0.05)
+        await eventually(self._nothing_waits, seconds)
 
-    async def _waiting(self) -> bool:
+    async def _nothing_waits(self) -> bool:
         for outbox in await self.events.outboxes():
             for subject in await self.events.subjects(outbox):
                 found = await self.events.read(subject)
                 if found is not None and unpack_document(found.data).pending:
-                    return True
-        return False
+                    return False
+        return True
 
     async def until_empty(self, gateways: int, seconds: float = 20.0) -> None:
         """Until nothing waits and nothing is owed: only the marks of living gateways are left."""
-        async with asyncio.timeout(seconds):
-            while await self.records() > gateways:
-                await asyncio.sleep(0.1)
+
+        async def empty() -> bool:
+            return await self.records() <= gateways
+
+        await eventually(empty, seconds)
+
+    async def dead_letters(self, count: int, seconds: float = 10.0) -> list[KeptLetter]:
+        """Wait for so many, and give all that there are."""
+
+        async def there() -> bool:
+            return len(await self.letters.list()) >= count
+
+        await eventually(there, seconds)
+        return await self.letters.list()
 
 
 @contextlib.asynccontextmanager
