@@ -131,10 +131,12 @@ async def read_entry(bus: BusClient, role: str, name: str) -> LeaseEntry:
 
 
 class Listing(NamedTuple):
-    """Every entry of a role with its age in seconds, and the age of the bucket; all by NATS's clock."""
+    """Every entry of a role with its age in seconds, the age of the bucket, and when it was made (which
+    tells one bucket from another of the same name); all by NATS's clock."""
 
     entries: dict[str, tuple[LeaseEntry, float]]
     bucket_age: float
+    made: float
 
 
 async def list_entries(bus: BusClient, role: str) -> Listing:
@@ -145,7 +147,7 @@ async def list_entries(bus: BusClient, role: str) -> Listing:
         )
         now, made = _seconds(info["ts"]), _seconds(info["created"])
     except NotFound:
-        return Listing({}, 0.0)
+        return Listing({}, 0.0, 0.0)
     except (ValueError, KeyError) as error:
         raise Unavailable(f"JetStream's answer cannot be read: {error!r}") from error
     room = asyncio.Semaphore(LIST_AT_ONCE)
@@ -156,7 +158,7 @@ async def list_entries(bus: BusClient, role: str) -> Listing:
         return subject.rpartition(".")[2], (entry, now - stored)
 
     found = await asyncio.gather(*(one(subject) for subject in info["state"].get("subjects") or ()))
-    return Listing({name: entry for name, entry in found if entry[0] is not NOTHING}, now - made)
+    return Listing({name: entry for name, entry in found if entry[0] is not NOTHING}, now - made, made)
 
 
 async def read_leases(bus: BusClient) -> dict[str, dict[str, Any]]:

@@ -56,6 +56,7 @@ class LeaseWatch:
         self._listeners: list[Callable[[str, bool], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._listing = False
+        self._bucket_made = 0.0
         self._complete = asyncio.Event()
         self.alive: set[str] = set()
         self.leaving: set[str] = set()
@@ -211,6 +212,9 @@ class LeaseWatch:
                 # answer the census.
                 await asyncio.sleep(CENSUS_SECONDS)
             now = self._loop.time()
+            if listing.made != self._bucket_made:
+                self._bucket_made = listing.made
+                self._forget_endings(now)
             for name, (entry, age) in listing.entries.items():
                 if entry.ended:
                     self._ended(name)
@@ -227,6 +231,13 @@ class LeaseWatch:
             await asyncio.sleep(0.1)
         finally:
             self._listing = False
+
+    def _forget_endings(self, now: float) -> None:
+        """The bucket is another one: its endings are lost, and a holder that comes back finds none."""
+        for seen in self._seen.values():
+            if seen.ended:
+                seen.ended, seen.heard = False, now
+                seen.ttl = seen.ttl or self._default_ttl
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

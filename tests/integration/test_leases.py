@@ -84,7 +84,7 @@ async def test_without_a_bucket_everything_says_so(bus: BusClient) -> None:
         await read_entry(bus, "router", "a")
     with pytest.raises(Unavailable):
         await store_if(bus, lease_subject("router", "a"), b"", 0, 0.3)
-    assert await list_entries(bus, "router") == ({}, 0.0)
+    assert await list_entries(bus, "router") == ({}, 0.0, 0.0)
 
 
 async def test_all_entries_of_a_role_are_listed_with_their_age(bus: BusClient) -> None:

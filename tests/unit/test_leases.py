@@ -67,7 +67,7 @@ class Reader(Node):
 def world() -> Iterator[World]:
     world = World(1)
     world.nats.bucket = {}
-    world.nats.bucket_made = world.now - 1000
+    world.nats.bucket_made = world.now - 500
     yield world
     world.close()
     assert not world.failures
@@ -322,6 +322,28 @@ def test_only_one_of_renewal_and_ending_succeeds(world: World) -> None:
         assert bool(holder.lost) == reader.watch.certainly_ended(holder.name)
         holder.kill()
         reader.kill()
+
+
+def test_an_ending_is_forgotten_with_the_bucket_that_held_it(world: World) -> None:
+    # The simulation found it: a gateway was ended while it slept, the ending was lost with the server's
+    # memory, the gateway woke, found nothing and went on; but a reader refused it for ever.
+    holder = Holder(world, "a", role="gateway", strict=False)
+    reader = Reader(world, role="gateway")
+    world.run(2)
+    holder.pause(5)
+    step_until(world, lambda: reader.watch.certainly_ended("a"))
+    world.nats.up = False
+    for node in (holder, reader):
+        node.bus.disconnect()
+    world.nats.forget()
+    world.run(1)
+    world.nats.up = True
+    for node in (holder, reader):
+        node.bus.connect()
+    world.run(5)
+    assert holder.lease.valid
+    assert not holder.lost
+    assert reader.watch.alive == {"a"}
 
 
 def test_a_name_that_the_table_mentions_is_ended_when_nobody_answers_to_it(world: World) -> None:
