@@ -1,4 +1,4 @@
-"""Tells event listeners of a connection's life, beside who tells its event handlers (server-events.md 5.2)."""
+"""Tells event listeners of connections, beside who tells their event handlers (server-events.md 5.2)."""
 
 from __future__ import annotations
 
