@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.application import Application
 from support.inventory import JS_CLIENT, JS_FOLDER, JS_METHODS, JS_SERVICE, NOT_SERVED
-from support.topology import Topology
+from support.topology import HANDLED_HUB, Topology
 
 RUN_SECONDS = 90
 _NAME = re.compile(r'^(?:scenario|method|covers)\("([^"]+)"', re.MULTILINE)
@@ -38,13 +39,14 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def javascript(javascript_packages: None, topology: Topology) -> Run:
+def javascript(javascript_packages: None, topology: Topology, application: Application) -> Run:
     """All JavaScript tests, run against the topology."""
     told = {
         "gateways": topology.gateways,
         "controlPlanes": topology.control_planes,
         "key": topology.key,
         "secondaryKey": topology.secondary_key,
+        "handledHub": HANDLED_HUB,
     }
     # --test-force-exit: the client's timers of 20 s go on for a while after it was stopped.
     command = ["node", "--test", "--test-force-exit", "--test-reporter=./reporter.mjs", *AREAS]

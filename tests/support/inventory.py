@@ -105,6 +105,9 @@ CONNECTING_ITEMS = (
     "400 for a bad request",
     "404 for an unknown path",
     "public endpoint as audience",
+    "user, roles and groups of a connect event handler",
+    "subprotocol of a connect event handler",
+    "refused by a connect event handler",
 )
 CLOSE_CODES = ("1000", "1003", "1007", "1008", "1009", "1011")
 
@@ -155,14 +158,12 @@ _STREAMS = "streaming to groups is a preview feature that this version does not 
 _INVOKE = "invoking event handlers is a preview feature that this version does not have"
 _STATE = "group state is an undocumented preview feature that this version does not have"
 _RELIABLE = "not offered by this version; tell the client packages to use the protocol that is not reliable"
-_NO_HANDLERS = "answered as if no handler were configured: event handlers are not in this version"
+_HANDLED = "answered by the event handler; without one that wants it the event fails"
 # What a reader must know about an item that is tested.
 NOTES = {
-    **{(area, "event"): _NO_HANDLERS for area in (JSON, PROTOBUF)},
+    **{(area, "event"): _HANDLED for area in (JSON, PROTOBUF)},
+    (SIMPLE, "sendEvent"): _HANDLED,
     **{(area, "sequenceAck"): "ignored without the reliable protocols" for area in (JSON, PROTOBUF)},
-    (SIMPLE, "sendEvent"): _NO_HANDLERS,
-    **{(area, "send_event"): _NO_HANDLERS for area in (CLIENT, CLIENT_AIO)},
-    (JS_CLIENT, "WebPubSubClient.sendEvent"): _NO_HANDLERS,
 }
 # Why an item has no test.
 NOT_SERVED = {

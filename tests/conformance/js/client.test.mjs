@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { WebPubSubClient } from "@azure/web-pubsub-client";
-import { Inbox, Peer, bytes, clientUrl, covers, method, newClient, newHub, scenario, serviceOf } from "./support.mjs";
+import { Inbox, Peer, bytes, clientUrl, covers, handledHub, method, newClient, newHub, scenario, serviceOf } from "./support.mjs";
 
 method("WebPubSubClient.start", async () => {
   const hub = newHub();
@@ -96,6 +96,15 @@ method("WebPubSubClient.sendEvent", async () => {
   );
   await peer.client.sendEvent("order", "text", "text", { fireAndForget: true });
   await peer.client.joinGroup("still-here");
+  // In this hub an application server answers with what it is sent, before the ack.
+  const handled = await Peer.connect(handledHub);
+  await handled.client.sendEvent("order", { id: 7 }, "json");
+  await handled.client.sendEvent("order", "text é", "text");
+  assert.deepEqual([await handled.data(), await handled.data()], [{ id: 7 }, "text é"]);
+  await assert.rejects(
+    handled.client.sendEvent("fail", 1, "json"),
+    (error) => error.errorDetail?.name === "InternalServerError",
+  );
 });
 
 scenario("a client that is closed by REST comes back into its groups", async () => {

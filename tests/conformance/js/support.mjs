@@ -9,7 +9,7 @@ import { WebPubSubClient, WebPubSubJsonProtocol } from "@azure/web-pubsub-client
 const told = JSON.parse(process.env.HUBWIRE_TEST ?? "null");
 if (told === null) throw new Error("HUBWIRE_TEST is not set; these tests are run by test_javascript.py");
 
-export const { gateways, controlPlanes, key, secondaryKey } = told;
+export const { gateways, controlPlanes, key, secondaryKey, handledHub } = told;
 export const EVERYTHING = ["webpubsub.joinLeaveGroup", "webpubsub.sendToGroup"];
 const SECONDS = 15;
 const registered = [];
