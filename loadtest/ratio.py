@@ -66,9 +66,9 @@ def free_port() -> int:
 
 
 class Stack:
-    """nats-server, a router and a gateway worker, each a process of its own."""
+    """nats-server, a router and a gateway worker, each a process of its own. `more` are settings of both."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
         self.nats_port, self.port = free_port(), free_port()
         conf = folder / "nats.conf"
         conf.write_text(
@@ -84,6 +84,7 @@ class Stack:
             secondary_access_key=KEY + "-2",
             log_level="warning",
             drain_seconds=1,
+            **more,
         )
         self.router = self._fork("router", config)
         self.gateway = self._fork("gateway", config.replace(port=self.port))
@@ -138,9 +139,9 @@ class Stack:
 
 
 @contextmanager
-def stack() -> Iterator[Stack]:
+def stack(**more: Any) -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="hubwire-ratio-"))
-    running = Stack(folder)
+    running = Stack(folder, **more)
     try:
         yield running
     finally:
