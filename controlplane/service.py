@@ -49,6 +49,9 @@ def rest_config(config: ProcessConfig) -> ControlPlaneConfig:
             given["cors_origins"] = config.file.cors_origins
         management = _said(config.file.management)
         given["admin_token"] = management.pop("admin_token", None)
+    # Known where REST is served by a gateway's process; a control plane of its own is told by the file.
+    if config.upstream_token_url or config.upstream_token_file:
+        management["upstream_identity"] = True
     return ControlPlaneConfig(management=ManagementConfig(**management), **given)
 
 

@@ -52,13 +52,17 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 
 
 class ManagementFileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """How the instance presents itself over Azure's management API, and a static token for it."""
+    """How the instance presents itself over Azure's management API, and a static token for it.
+
+    `upstream_identity` tells a control plane of its own that the gateways have credentials for handlers with
+    auth ManagedIdentity."""
 
     admin_token: Annotated[str, msgspec.Meta(min_length=16)] | None = None
     subscription_id: str | None = None
     resource_group: str | None = None
     resource_name: str | None = None
     location: str | None = None
+    upstream_identity: bool | None = None
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
