@@ -600,6 +600,8 @@ async def test_many_connections_are_asked_about_at_the_same_time(stack, app, hub
     gate.open.set()
     for client in clients:
         assert (await client.hear())["success"] is True
+    assert not stack.service.events._running  # nothing is kept for connections that are idle again
+    for client in clients:
         client.close()
 
 
