@@ -249,6 +249,28 @@ async def test_a_restart_of_nats_loses_no_event(
     await cluster.until_empty(GATEWAYS)
 
 
+async def test_a_nats_server_that_forgets_everything_is_told_again_who_is_there(
+    nats: NatsServer, tmp_path: Path, app: Application
+) -> None:
+    with Fleet(tmp_path / "memory", [nats.url], durability="memory", lease_seconds=1.0) as fleet:
+        fleet.folder.mkdir()
+        fleet.config = fleet.config.replace(upstream_addresses="any")
+        async with behind(fleet.config) as cluster:
+            _, victim, here = await start(fleet, cluster, app)
+            ghosts, staying = await connect_all(victim, 10, "ghost"), await connect_all(here, 10, "stays")
+            await until(lambda: told_ids(app, "connected") == ids(ghosts) | ids(staying), 10)
+            await cluster.until_nothing_waits()
+            before = await cluster.records()
+            await asyncio.to_thread(nats.restart)
+            await cluster.until_records(before)
+            await asyncio.to_thread(victim.kill)
+            await until(lambda: told_ids(app, "disconnected") == ids(ghosts), 20)
+            await close_all([*ghosts, *staying])
+            await until(lambda: told_ids(app, "disconnected") == ids(ghosts) | ids(staying), 10)
+            app.assert_in_order()
+            await cluster.until_empty(1)
+
+
 async def test_a_gateway_that_was_paused_for_longer_than_its_lease_tells_nothing_twice(
     fleet: Fleet, cluster: Cluster, app: Application
 ) -> None:

@@ -20,6 +20,7 @@ from hubwire.bus.dead_letters import DeadLetters, KeptLetter
 from hubwire.bus.event_log import STREAM, EventLog, unpack_document
 from hubwire.bus.jetstream import StreamMissing, call
 from hubwire.bus.settings import SettingsStore
+from hubwire.model.errors import Unavailable
 from hubwire.model.settings import EventHandler, GroupPresenceEvents, HubSettings
 from hubwire.model.tokens import sign_client_token
 from hubwire.runtime.nats_options import nats_options
@@ -191,6 +192,15 @@ class Cluster(NamedTuple):
             return await self.records() <= gateways
 
         await eventually(empty, seconds)
+
+    async def until_records(self, count: int, seconds: float = 20.0) -> None:
+        async def there() -> bool:
+            try:
+                return await self.records() >= count
+            except Unavailable:
+                return False
+
+        await eventually(there, seconds)
 
     async def dead_letters(self, count: int, seconds: float = 10.0) -> list[KeptLetter]:
         """Wait for so many, and give all that there are."""
