@@ -14,7 +14,7 @@ from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from hubwire.bus.client import BusClient
 from hubwire.bus.event_log import VERSION, Document, EventLog, Pending, event_subject, open_stream
 from hubwire.bus.jetstream import StoredMessage, StreamMissing, call, message_at, next_of, store
-from hubwire.model.errors import NotFound
+from hubwire.model.errors import NotFound, Unavailable
 
 STREAM: Final = "hw_dead_letters"
 SUBJECT: Final = "hw.dead"
@@ -123,10 +123,13 @@ class DeadLetters:
 
     async def drop(self, id: int) -> None:
         """Raises NotFound."""
+        await self.get(id)
         try:
             await call(self._bus, "MSG.DELETE", STREAM, {"seq": id, "no_erase": True})
-        except (NotFound, StreamMissing) as error:
-            raise NotFound(f"There is no dead letter {id}.") from error
+        except Unavailable:
+            # A message that is not there is refused with codes that depend on the kind of store.
+            await self.get(id)
+            raise
 
     async def retry(self, id: int, *, now: float) -> None:
         """Queue the event once more, with the same `ce-id`, and take its letter away. A gateway gets it

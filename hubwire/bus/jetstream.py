@@ -16,8 +16,6 @@ from hubwire.model.errors import NotFound, Unavailable
 ASK_SECONDS = 5.0
 
 _NO_STREAM = 10059
-_NOT_DELETED = 10057
-"""With code 400 or 500 and the reason in words: "sequence 7 not found", "no message found"."""
 _WRONG_REVISION = (10071, 10164)
 _FULL = (10077, 10122, 10047, 10028, 10023)
 """Maximum bytes, maximum messages, the account's or the server's resources."""
@@ -74,10 +72,9 @@ async def call(bus: BusClient, operation: str, stream: str, request: dict[str, A
         return content
     if error.get("err_code") == _NO_STREAM:
         raise StreamMissing(f"The stream {stream} is not there.")
-    description = str(error.get("description"))
-    if error.get("code") == 404 or (error.get("err_code") == _NOT_DELETED and "found" in description):
+    if error.get("code") == 404:
         raise NotFound("message")
-    raise Unavailable(f"JetStream refused {operation}: {description}.")
+    raise Unavailable(f"JetStream refused {operation}: {error.get('description')}.")
 
 
 async def last_of(bus: BusClient, stream: str, subject: str) -> StoredMessage | None:
