@@ -57,12 +57,13 @@ class Registrar:
         self._unconfirmed[key] = (change.seq, [])
         self._submit(partition, [JOIN, partition, key, change.seq, change.digest])
 
-    def leave(self, key: str) -> None:
-        """The key has lost its last local member. Never refused, repeated until an owner has it."""
+    def leave(self, key: str, known: Confirmed | None = None) -> None:
+        """The key has lost its last local member. Never refused, repeated until an owner has it.
+        `known` is called once: when the owner knows, or with the error when it did not answer in time."""
         partition = partition_of(key)
         change = self._membership.leave(partition, key)
         self._settle(key, None, Unavailable("The registration was withdrawn."))
-        self._submit(partition, [LEAVE, partition, key, change.seq, change.digest])
+        self._submit(partition, [LEAVE, partition, key, change.seq, change.digest], known)
 
     def when_confirmed(self, key: str, confirmed: Confirmed) -> None:
         """Call back once the key's owner has confirmed its joining, now if it already has."""
@@ -101,18 +102,20 @@ class Registrar:
         everything for longer than it must."""
         self.asked(range(len(self._table.owners)))
 
-    def _submit(self, number: int, entry: Entry) -> None:
+    def _submit(self, number: int, entry: Entry, known: Confirmed | None = None) -> None:
         self._unanswered += 1
         self._dispatcher.submit(
             number,
             entry,
-            partial(self._answered, entry),
+            partial(self._answered, entry, known),
             size=48 + len(entry[2]),
             timeout=JOIN_SECONDS,
             keep=True,
         )
 
-    def _answered(self, entry: Entry, answer: Any, error: HubwireError | None) -> None:
+    def _answered(
+        self, entry: Entry, known: Confirmed | None, answer: Any, error: HubwireError | None
+    ) -> None:
         kind, number, key, seq, _ = entry
         self._unanswered -= 1
         if answer == RESYNC:
@@ -120,6 +123,8 @@ class Registrar:
             self._queue_snapshot(number)
         if kind == JOIN:
             self._settle(key, seq, error)
+        elif known is not None:
+            known(error)
 
     def _settle(self, key: str, seq: int | None, error: HubwireError | None) -> None:
         """Call back who waits for the key. With `seq`, only if the key has not been left and joined

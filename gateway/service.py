@@ -19,7 +19,7 @@ from gateway.commands import Commands
 from gateway.connection import Connection, Executed
 from gateway.delivery import Delivery
 from gateway.events import ClientEvents, Listeners
-from gateway.front import Front
+from gateway.front import Front, Undecided
 from gateway.handshake import Refusal, RefusedRecovery, check
 from gateway.http_head import Head
 from gateway.hub import LocalHubs
@@ -91,13 +91,13 @@ class GatewayService:
         self.events = ClientEvents(upstream, listeners)
         self._notifications = notifications or Silent()
         self._joining: set[tuple[Connection, str]] = set()  # joins that are not confirmed, so not told yet
-        self.fronts: set[Front] = set()  # accepted sockets that are not decided upon
+        self.fronts = Undecided()
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
         self.delivery = Delivery(self.hubs, loop.time)
         self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
         settings.add_listener(self.keepalive.settings_changed)
-        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave)
+        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave_and_tell)
         if upstream is not None:
             self.commands.add(UpstreamCommands(upstream).table)
         self._command_tasks: set[asyncio.Task[None]] = set()
@@ -267,13 +267,29 @@ class GatewayService:
 
     def leave(self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]) -> None:
         """Effective here at once; the owner learns of it in its turn."""
+        self._leave(connection, group, None)
+        done(None)
+
+    def leave_and_tell(
+        self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]
+    ) -> None:
+        """`leave` for REST callers: done once the owner knows, so that whoever then asks whether the group
+        exists is told the truth. An owner that does not answer changes nothing about the leaving."""
+        if not self._leave(connection, group, lambda _error: done(None)):
+            done(None)
+
+    def _leave(
+        self, connection: Connection, group: str, known: Callable[[HubwireError | None], None] | None
+    ) -> bool:
+        """Whether an owner has to be told, and so `known` will be called."""
         was_told = group in connection.groups and (connection, group) not in self._joining
         self._joining.discard((connection, group))
-        for key in self.hubs.leave(connection, group):
-            self.registrar.leave(key)
+        keys = self.hubs.leave(connection, group)  # one at most
+        for key in keys:
+            self.registrar.leave(key, known)
         if was_told and connection.announced and not connection.over:
             self._notifications.left(connection, group)
-        done(None)
+        return bool(keys)
 
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
         self.events.begin(connection, request, done)
