@@ -70,7 +70,10 @@ def unpack_table(data: bytes) -> OwnersTable:
 async def open_bucket(
     js: JetStreamContext, bucket: str, *, memory: bool, replicas: int, ttl_seconds: float = 0
 ) -> KeyValue:
-    """The bucket, created if it is not there (again: a memory-mode server that restarted has lost it)."""
+    """The bucket, created if it is not there (again: a memory-mode server that restarted has lost it).
+
+    Read through its leader: a direct read may be given to a replica that lags, or hangs.
+    """
     try:
         return await js.key_value(bucket)
     except (BucketNotFoundError, NotFoundError):
@@ -80,13 +83,17 @@ async def open_bucket(
             ttl=ttl_seconds or None,
             storage=StorageType.MEMORY if memory else StorageType.FILE,
             replicas=replicas,
-            direct=True,
+            direct=False,
         )
         return await js.create_key_value(config)
 
 
+READ_SECONDS = 2.0
+WRITE_SECONDS = 5.0
+
+
 class OwnersStore:
-    """Reads and compare-and-sets the table in its bucket. All waits end within 5 s with Unavailable."""
+    """Reads and compare-and-sets the table in its bucket. All waits end with Unavailable."""
 
     def __init__(self, bus: BusClient, *, memory: bool, replicas: int) -> None:
         self._bus = bus
@@ -100,7 +107,7 @@ class OwnersStore:
         if not self._bus.connected:
             raise Unavailable("NATS is not connected.")
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(READ_SECONDS):
                 if self._bucket is None:
                     self._bucket = await open_bucket(
                         self._bus.js, OWNERS_BUCKET, memory=self._memory, replicas=self._replicas
@@ -121,7 +128,7 @@ class OwnersStore:
             raise Unavailable("NATS is not connected.")
         data = pack_table(table)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WRITE_SECONDS):
                 if self._bucket is None:
                     self._bucket = await open_bucket(
                         self._bus.js, OWNERS_BUCKET, memory=self._memory, replicas=self._replicas

@@ -8,7 +8,10 @@ from typing import Any
 from hubwire.runtime.process import ProcessConfig
 
 RECONNECT_WAIT_SECONDS = 0.2
-PING_SECONDS = 10
+# A server that hangs, or a link that swallows everything, is left after three of these. With one vain
+# attempt to connect (two seconds) that is before the lease of a gateway (five seconds by default, and a
+# margin) can be ended, so that its clients stay.
+PING_SECONDS = 1
 # What nats-py keeps for a lost connection. Publishers repeat what is not answered, so a deep buffer
 # would only deliver stale messages late: past it the publish fails and the caller hears `Unavailable`.
 PENDING_BYTES = 8 * 1024 * 1024

@@ -147,3 +147,36 @@ async def test_the_leader_of_a_three_node_nats_is_killed(tmp_path: Path, stream:
 
         async with under_fault(fleet, kill_leader) as (observer, _):
             assert "" not in observer.owners_named()
+
+
+async def test_a_node_that_hangs_is_left_for_another_and_clients_stay_connected(tmp_path: Path) -> None:
+    # Nothing is told: the sockets stay open, and nothing is answered. (With the default lease.)
+    with (
+        NatsCluster(tmp_path) as cluster,
+        Fleet(tmp_path, cluster.urls, durability="replicated", lease_seconds=5.0) as fleet,
+    ):
+        _, _, here, there = fleet.start_all("router", "router", "gateway", "gateway")
+        async with observe(fleet.config) as observer:
+            traffic = await Traffic.start(here, there)
+            await traffic.flow(30)
+            leaders = set()
+            for bucket in (LEASES_BUCKET, OWNERS_BUCKET):
+                info = await observer.bus.js.stream_info(f"KV_{bucket}")
+                assert info.cluster is not None
+                leaders.add(info.cluster.leader)
+            # Not a leader: until NATS has elected another, up to ten seconds, nothing could be stored.
+            hung = next(node for node in cluster.nodes if node.settings.name not in leaders)
+            cut = time.monotonic()
+            hung.pause()
+            try:
+                await traffic.flow(30, 40)
+                await assert_membership_is_right(observer, traffic)  # so everybody has left it
+                back = time.monotonic()
+            finally:
+                hung.resume()
+            await traffic.flow(30)
+        await traffic.stop()
+        print("longest outage in seconds:", max(traffic.longest_outages.values()))
+        assert all(member.open for member in [*traffic.members, *traffic.publishers])
+        await traffic.assert_nothing_lost(except_within=[(cut - ON_THEIR_WAY_SECONDS, back)])
+        await traffic.close()
