@@ -75,6 +75,22 @@ def run(command: list[str], folder: Path, connection_string: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def hubwire(connection_string: str, *words: str) -> str:
+    """What the command line prints, told of the service as a person with its connection string would. It
+    must end with exit code 0."""
+    command = [sys.executable, "-m", "hubwire.cli.main", *words]
+    done = subprocess.run(
+        command,
+        env=environment(connection_string),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, f"{words} ended with {done.returncode}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 @contextmanager
 def serving(command: list[str], folder: Path, connection_string: str, **more: str) -> Iterator[str]:
     """A server of an example: the first line it prints, once it is there. Ended by pid."""
