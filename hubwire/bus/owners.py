@@ -88,6 +88,9 @@ async def open_bucket(
         return await js.create_key_value(config)
 
 
+LOOK_SECONDS = 5.0
+"""How often a view reads the table although nobody has announced or missed anything."""
+
 READ_SECONDS = 2.0
 WRITE_SECONDS = 5.0
 
@@ -196,7 +199,7 @@ class OwnersView:
                     log.warning("owners_read_failed", error=str(error))
                     await asyncio.sleep(0.2)
                 try:
-                    async with asyncio.timeout(2):
+                    async with asyncio.timeout(LOOK_SECONDS):
                         await self._refresh_wanted.wait()
                     await asyncio.sleep(0.05)  # at most twenty readings a second, whoever asks
                 except TimeoutError:

@@ -96,7 +96,12 @@ def run_service(main: Callable[[Stop], Awaitable[None]]) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, signal.Signals(number).name)
-        await main(stop)
+        try:
+            await main(stop)
+        except* Unavailable as group:
+            if not stop.told:
+                raise
+            log.info("service_stopped_at_its_start", error=str(group.exceptions[0]))
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

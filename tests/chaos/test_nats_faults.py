@@ -13,7 +13,7 @@ import pytest
 from support.members import HUB, Member, assert_all_arrive, until
 from support.nats import NatsCluster, NatsServer
 from support.observer import Observer, observe
-from support.processes import Fleet
+from support.processes import Fleet, Role
 from support.traffic import GROUPS, Traffic
 
 from controlplane.ports import Target
@@ -118,6 +118,19 @@ async def test_a_memory_mode_nats_that_restarts_gets_settings_owners_and_leases_
                     mark = f"new-{service.port} 0"
                     assert await traffic.publishers[3].publish(GROUPS[0], mark)
                     await assert_all_arrive(newcomer, GROUPS[0], [mark])
+
+
+@pytest.mark.parametrize("role", ["router", "gateway"])
+async def test_what_starts_before_nats_waits_for_it_and_stops_when_it_is_told(
+    fleet: Fleet, nats: NatsServer, role: Role
+) -> None:
+    await asyncio.to_thread(nats.kill)
+    waiting, told = fleet.make(role).launch(), fleet.make(role).launch()
+    for service in (waiting, told):
+        await until(lambda one=service: any("nats_not_reached_yet" in line for line in one.lines()), 20)
+    assert await asyncio.to_thread(told.stop) == 0
+    await asyncio.to_thread(nats.start)
+    await asyncio.to_thread(waiting.wait_ready)
 
 
 async def test_nats_hangs_for_a_while_and_goes_on(fleet: Fleet, nats: NatsServer) -> None:
