@@ -1,6 +1,5 @@
 """Application servers without any SDK, in aiohttp and Flask, behind a whole `hubwire up`.
 
-
 Both verify the signature of every event themselves (tests/upstream/plain). The client is the vendor's.
 """
 
