@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import uuid
-from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -21,14 +19,16 @@ import msgspec
 import structlog
 
 from gateway.connection import Connection
+from gateway.upstream.budget import Budget
 from gateway.upstream.clock import Clock, SystemClock
 from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
 from gateway.upstream.given_up import GivenUp
 from gateway.upstream.outbox import RENEW_SECONDS, WRITERS, Outbox, Record
 from gateway.upstream.outcome import DeliveryFailure
+from gateway.upstream.owed import EVENTS_AHEAD, disconnected_of, owe
 from gateway.upstream.schedule import BackOff, Schedule, Waiting
 from gateway.upstream.service import UpstreamService
-from gateway.upstream.source import EventSource, SourceSnapshot
+from gateway.upstream.source import EventSource
 from gateway.upstream.takeover import TakeOver
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
@@ -47,16 +47,10 @@ TOTAL_BYTES = 128 * 1024 * 1024
 EVENT_BYTES = 1024
 """What an event costs beside its payload, roughly."""
 REFRESH_SECONDS = 2.0
-EVENTS_AHEAD = 10_000
-"""How many events may happen before what is owed is written again. If this gateway dies, `disconnected` gets
-the number after these, so that it is never one that was used."""
 NOT_TRIED = frozenset(("circuit_open", "overloaded", "not_ready"))
 ANSWERED = frozenset(("status", "bad_answer", "too_large"))
-LOST_REASON = "The gateway of the connection was lost."
 
-_NAMESPACE = uuid.UUID("6a1f4c0e-5a50-4f5e-9a1c-6a1f2f0f8d11")
 _context_decoder = msgspec.msgpack.Decoder(NotificationContext)
-_snapshot_decoder = msgspec.msgpack.Decoder(SourceSnapshot)
 
 
 class QueuedEvent(NamedTuple):
@@ -103,8 +97,7 @@ class Notifier:
         self._schedule: Schedule[QueuedEvent] = Schedule(self._key_of_event, back_off, AT_ONCE, chance)
         self._unstored: dict[str, list[tuple[int, Waiting[QueuedEvent]]]] = {}
         self._lives: dict[str, Record] = {}
-        self._bytes: Counter[Hashable] = Counter()
-        self._total_bytes = 0
+        self._budget = Budget(UPSTREAM_BYTES, TOTAL_BYTES, EVENT_BYTES)
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._given_up = GivenUp(letters, self._outbox.open, self._clock)
@@ -168,9 +161,7 @@ class Notifier:
 
     def _owe(self, record: Record, source: EventSource) -> None:
         """Note in the record what another gateway needs to tell of the end."""
-        snapshot = msgspec.structs.replace(source.snapshot(), events=source.events + EVENTS_AHEAD)
-        record.owed = msgspec.msgpack.encode(snapshot)
-        record.promised = snapshot.events
+        record.owed, record.promised = owe(source)
         record.told = (source.state, source.cookies)
 
     def _queue(
@@ -193,7 +184,7 @@ class Notifier:
         key = self._key_of(source.hub, event)
         self._outbox.need()
         queued = QueuedEvent(record, pending, source.hub, event, key, source)
-        if not self._room_for(key, len(payload)):
+        if not self._budget.room(key, len(payload)):
             failure = DeliveryFailure(
                 "overloaded", None, "Too many events wait for this upstream already.", 0, 0.0, ""
             )
@@ -212,14 +203,8 @@ class Notifier:
     def _key_of_event(self, queued: QueuedEvent) -> Hashable:
         return self._key_of(queued.hub, queued.handled)
 
-    def _room_for(self, key: Hashable, size: int) -> bool:
-        cost = size + EVENT_BYTES
-        return self._bytes[key] + cost <= UPSTREAM_BYTES and self._total_bytes + cost <= TOTAL_BYTES
-
     def _add(self, queued: QueuedEvent, version: int) -> Waiting[QueuedEvent]:
-        cost = len(queued.pending.payload) + EVENT_BYTES
-        self._bytes[queued.key] += cost
-        self._total_bytes += cost
+        self._budget.take(queued.key, len(queued.pending.payload))
         left = queued.pending.queued + self._back_off.give_up_seconds - self._clock.time()
         waiting = Waiting(
             queued.record.connection_id,
@@ -254,20 +239,16 @@ class Notifier:
         if self._lives.get(record.connection_id) is record:
             del self._lives[record.connection_id]
         for waiting in self._schedule.forget(record.connection_id, lambda event: event.record is record):
-            self._uncount(waiting.event)
+            self._give_back(waiting.event)
 
-    def _uncount(self, queued: QueuedEvent) -> None:
-        cost = len(queued.pending.payload) + EVENT_BYTES
-        self._total_bytes -= cost
-        self._bytes[queued.key] -= cost
-        if self._bytes[queued.key] <= 0:
-            del self._bytes[queued.key]
+    def _give_back(self, queued: QueuedEvent) -> None:
+        self._budget.give_back(queued.key, len(queued.pending.payload))
 
     def _finish(self, waiting: Waiting[QueuedEvent], answered: bool = False) -> None:
         """Delivered, or given up and kept, or not wanted."""
         queued = waiting.event
         self._schedule.done(waiting, answered)
-        self._uncount(queued)
+        self._give_back(queued)
         record = queued.record
         if self._outbox.records.get(record.subject) is record:
             record.pending = [each for each in record.pending if each is not queued.pending]
@@ -288,10 +269,10 @@ class Notifier:
         for record in records:
             owed, record.owed = record.owed, None
             if owed is not None:
-                last = self._disconnected_of(owed)
+                last = disconnected_of(owed, self._clock.time())
                 record.pending.append(Pending(last.event_id, last.time, msgspec.msgpack.encode(last)))
             queued = [self._adopted(record, each) for each in record.pending]
-            if not all(self._room_for(each.key, len(each.pending.payload)) for each in queued):
+            if not all(self._budget.room(each.key, len(each.pending.payload)) for each in queued):
                 return False
             found.append((record, queued, owed is not None or not queued))
         for record, queued, changed in found:
@@ -312,18 +293,6 @@ class Notifier:
         event = HandlerEvent(kind, context.name, context.group)
         hub = context.source.hub
         return QueuedEvent(record, pending, hub, event, self._key_of(hub, event), None)
-
-    def _disconnected_of(self, owed: bytes) -> NotificationContext:
-        source = EventSource.restored(_snapshot_decoder.decode(owed))
-        number = source.next_id()
-        return NotificationContext(
-            source.snapshot(),
-            "disconnected",
-            number,
-            self._clock.time(),
-            str(uuid.uuid5(_NAMESPACE, f"{source.connection_id}/disconnected")),
-            LOST_REASON,
-        )
 
     # -- sending -------------------------------------------------------------------------------------
 

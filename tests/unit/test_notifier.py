@@ -144,11 +144,11 @@ async def test_an_event_that_is_refused_is_kept_with_its_reason_and_the_next_one
 @in_a_world
 async def test_what_waits_for_an_upstream_is_bounded_and_the_rest_becomes_dead_letters(world: World) -> None:
     world.faults = 0.999
-    gateway = world.gateway("g1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notifier, "UPSTREAM_BYTES", 20 * (notifier.EVENT_BYTES + 200))
-        for number in range(100):
-            gateway.join_only(f"c{number}", "room")
+        gateway = world.gateway("g1")
+    for number in range(100):
+        gateway.join_only(f"c{number}", "room")
     assert gateway.notifier.waiting < 30
     world.faults = 0.0
     await world.until(world.settled)
