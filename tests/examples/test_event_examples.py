@@ -1,4 +1,5 @@
-"""The examples whose server gets events, run as their READMEs say, against a real `hubwire up`."""
+"""The examples whose server gets events, run as their READMEs say, against a real `hubwire up` and a
+cluster behind one address."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from support.balancer import Balancer
 from support.browser import Chromium, Page, find_chromium
-from support.examples import EXAMPLES, SECONDS, environment, install, node, serving
-from support.topology import HubwireUp
+from support.examples import EXAMPLES, SECONDS, environment, hubwire, install, node, serving
+from support.topology import HubwireCluster, HubwireUp
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +30,42 @@ def connection_string(up: HubwireUp) -> str:
     return f"Endpoint={up.up.endpoint};AccessKey={up.key};Version=1.0;"
 
 
-def hubwire(up: HubwireUp, *words: str) -> str:
-    command = [sys.executable, "-m", "hubwire.cli.main", *words, "--data", str(up.up.data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @contextmanager
-def chat(up: HubwireUp, connection_string: str, hub: str, command: list[str], folder: Path) -> Iterator[str]:
+def chat(connection_string: str, hub: str, command: list[str], folder: Path) -> Iterator[str]:
     """A chat server with its hub set up as the README says: the URL of its page."""
     with serving(command, folder, connection_string, PORT="0") as line:
         url = line.split(" ")[4].rstrip(",")
         path = line.rpartition(" ")[2]
         said = hubwire(
-            up, "hubs", "set", hub, "--event-handler", f"url={url.rstrip('/')}{path}", "events=say",
-            "system=connect,connected,disconnected",
+            connection_string, "hubs", "set", hub, "--event-handler", f"url={url.rstrip('/')}{path}",
+            "events=say", "system=connect,connected,disconnected",
         )  # fmt: skip
         assert "agrees to be called" in said
         yield url
 
 
+def example(kind: str) -> tuple[str, list[str], Path]:
+    """Hub, command and folder of a chat."""
+    if kind == "express":
+        return "chat", [node(), "server.mjs"], install("chat-express")
+    return "chat_python", [sys.executable, "server.py"], EXAMPLES / "chat-python"
+
+
 @pytest.fixture(params=["express", "python"])
-def url(request: pytest.FixtureRequest, up: HubwireUp, connection_string: str) -> Iterator[str]:
-    if request.param == "express":
-        command, folder, hub = [node(), "server.mjs"], install("chat-express"), "chat"
-    else:
-        command, folder, hub = [sys.executable, "server.py"], EXAMPLES / "chat-python", "chat_python"
-    with chat(up, connection_string, hub, command, folder) as one:
+def url(request: pytest.FixtureRequest, connection_string: str) -> Iterator[str]:
+    with chat(connection_string, *example(request.param)) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubwireCluster]:
+    with HubwireCluster(tmp_path_factory.mktemp("cluster"), gateways=2) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def balancer(cluster: HubwireCluster) -> Iterator[Balancer]:
+    with Balancer(cluster) as one:
         yield one
 
 
@@ -89,6 +99,22 @@ def wait_for_state(page: Page, text: str) -> None:
 
 
 def test_people_sign_in_join_talk_and_see_who_leaves(url: str, chromium: Chromium) -> None:
+    talk(chromium, url)
+
+
+@pytest.mark.parametrize("kind", ["express", "python"])
+def test_they_do_so_too_where_each_is_on_a_gateway_of_its_own(
+    kind: str, cluster: HubwireCluster, balancer: Balancer, chromium: Chromium
+) -> None:
+    connection_string = f"Endpoint={balancer.endpoint};AccessKey={cluster.key};Version=1.0;"
+    balancer.reached.clear()
+    with chat(connection_string, *example(kind)) as url:
+        talk(chromium, url)
+    assert len(balancer.reached & set(cluster.gateways)) == 2
+    assert balancer.reached & set(cluster.control_planes)
+
+
+def talk(chromium: Chromium, url: str) -> None:
     ada = enter(chromium, url, "Ada")
     wait_for_state(ada, "Connected as Ada.")
     wait_for_present(ada, "Ada")
@@ -111,9 +137,8 @@ def test_a_name_that_the_server_refuses_does_not_get_in(url: str, chromium: Chro
     page.wait("!/^(Choose|Connecting|Connected)/.test(document.getElementById('state').textContent)")
 
 
-def test_what_is_not_signed_is_refused_by_the_server_in_python(up: HubwireUp, connection_string: str) -> None:
-    command, folder = [sys.executable, "server.py"], EXAMPLES / "chat-python"
-    with chat(up, connection_string, "chat_python", command, folder) as url:
+def test_what_is_not_signed_is_refused_by_the_server_in_python(connection_string: str) -> None:
+    with chat(connection_string, *example("python")) as url:
         forged = {
             "ce-connectionId": "x",
             "ce-signature": "sha256=00",
@@ -126,7 +151,7 @@ def test_what_is_not_signed_is_refused_by_the_server_in_python(up: HubwireUp, co
 
 def test_the_consumer_reads_each_event_once_also_after_a_break(up: HubwireUp, connection_string: str) -> None:
     words = ("events=*", "system=connected,disconnected", "stream=CONSUMED", "prefix=consumed")
-    hubwire(up, "hubs", "set", "consumed", "--event-listener", *words)
+    hubwire(connection_string, "hubs", "set", "consumed", "--event-listener", *words)
     nats = json.loads((up.up.data / "endpoint.json").read_text())["nats"]
 
     def say(text: str) -> None:
