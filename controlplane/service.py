@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from aiohttp import web
 from controlplane.app import create_app
 from controlplane.cluster import Cluster
 from controlplane.events import Events
+from controlplane.http import RestRunner
 from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
@@ -65,19 +65,13 @@ async def make_runner(
     dispatcher: Dispatcher,
     settings: SettingsStore,
     gateways: LeaseWatch,
-) -> web.AppRunner:
+) -> RestRunner:
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and cleans the runner up."""
     cluster = Cluster(bus, dispatcher, gateways)
     letters = DeadLetters(bus, memory=config.durability == "memory", replicas=replicas_of(config))
     app = create_app(cluster, settings, rest_config(config), events=Events(bus, gateways, letters))
-    # aiohttp's own logger quotes request lines, and those may hold tokens; what our handlers fail at is
-    # logged by the application itself.
-    silent = logging.getLogger("hubwire.http")
-    silent.setLevel(logging.CRITICAL + 1)
-    runner = web.AppRunner(
-        app, access_log=None, logger=silent, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False
-    )
+    runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
     await runner.setup()
     return runner
 

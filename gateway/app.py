@@ -9,7 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from gateway import drain
-from gateway.front import Front, HttpFactory
+from gateway.front import Front
 from gateway.service import GatewayService
 from gateway.settings import GatewayLimits, upstream_config
 from gateway.upstream.heard import HeardByListeners
@@ -26,6 +26,7 @@ from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import NatsEndpoint
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.listen import BACKLOG, open_listener
+from hubwire.runtime.plain_http import HttpFactory
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
 from hubwire.runtime.service import (

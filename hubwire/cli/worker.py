@@ -11,6 +11,7 @@ import signal
 from collections.abc import Awaitable
 from pathlib import Path
 
+from controlplane.http import RestServer
 from controlplane.service import make_runner
 from gateway.app import Http, Worker, run
 from hubwire.cli.settings_follow import apply_orders, follow_keys
@@ -36,7 +37,7 @@ async def _rest(worker: Worker) -> Http:
     gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
     runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways)
     server = runner.server
-    assert server is not None  # setup() has made it
+    assert isinstance(server, RestServer)  # setup() has made it
     watching = asyncio.create_task(_watched(gateways.run()), name="gateway leases")
 
     async def close() -> None:

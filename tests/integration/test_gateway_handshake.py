@@ -128,7 +128,7 @@ async def test_refusals_have_their_status_and_a_sentence(stack):
         (400, upgrade(good).replace(b"GET", b"POST")),
         (400, upgrade(good).replace(b"HTTP/1.1", b"HTTP/1.0")),
         (400, b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03 hello in TLS\r\n\r\n"),
-        (400, b"\r\n\r\n"),
+        (400, b"\r\n\r\nGET\r\n\r\n"),
         (400, upgrade(f"/client/hubs/1?{good.partition('?')[2]}")),
         (401, upgrade("/client/hubs/chat")),
         (401, upgrade(path(stack, key="x" * 44))),
@@ -179,7 +179,7 @@ async def test_a_refused_client_that_goes_on_sending_still_gets_to_read_why(stac
 
 
 async def test_a_refused_socket_does_not_stay(stack, monkeypatch):
-    monkeypatch.setattr("gateway.linger.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("hubwire.runtime.linger.LINGER_SECONDS", 0.2)
     async with await stack.socket() as raw:
         raw.send(stack.request("/client/hubs/chat"))
         assert (await raw.head())[0] == 401

@@ -20,6 +20,7 @@ from support.openapi_check import check_exchange
 from yarl import URL
 
 from controlplane.app import create_app
+from controlplane.http import RestRunner
 from controlplane.settings import ControlPlaneConfig
 from hubwire.model.tokens import sign_rest_token
 
@@ -94,7 +95,7 @@ class Rig:
 @asynccontextmanager
 async def rest_rig(config: ControlPlaneConfig | None = None) -> AsyncIterator[Rig]:
     cluster, settings = MemoryCluster(), MemorySettings()
-    runner = web.AppRunner(create_app(cluster, settings, config), access_log=None)
+    runner = RestRunner(create_app(cluster, settings, config))
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

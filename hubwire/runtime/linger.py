@@ -11,20 +11,26 @@ import asyncio
 
 LINGER_SECONDS = 2.0
 FORGET_BYTES = 4096
+MAX_FORGOTTEN_BYTES = 4 * 1024 * 1024
+"""Who goes on sending at full speed is not read for the whole of that time."""
 
 
 class _Forget(asyncio.BufferedProtocol):
-    __slots__ = ("_buffer", "_timer")
+    __slots__ = ("_buffer", "_left", "_timer", "_transport")
 
-    def __init__(self, timer: asyncio.TimerHandle) -> None:
+    def __init__(self, transport: asyncio.Transport, timer: asyncio.TimerHandle) -> None:
         self._buffer = memoryview(bytearray(FORGET_BYTES))
+        self._left = MAX_FORGOTTEN_BYTES
         self._timer = timer
+        self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        pass
+        self._left -= nbytes
+        if self._left < 0:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Never called. uvloop keeps the `data_received` of the protocol before if there is no other."""
@@ -36,7 +42,7 @@ class _Forget(asyncio.BufferedProtocol):
 def say_last(transport: asyncio.Transport, data: bytes) -> None:
     """Write `data` and the end of the stream, then hang up: when the peer does, at most after a while."""
     timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
-    transport.set_protocol(_Forget(timer))
+    transport.set_protocol(_Forget(transport, timer))
     transport.write(data)
     if not transport.is_closing():  # the write can have failed
         transport.write_eof()
