@@ -19,9 +19,11 @@ from aiohttp import web
 from controlplane import cors
 from controlplane.auth import authenticate_rest
 from controlplane.call import Call, Handler, Services, Settings, done
-from controlplane.endpoints import prefixes_of
+from controlplane.endpoints import is_host, prefixes_of
 from controlplane.events import EventsPort
 from controlplane.handlers import closing, existence, listing, membership, messages, permissions, tokens
+from controlplane.http import SERVER
+from controlplane.management.errors import management_response_to
 from controlplane.management.router import ManagementApi
 from controlplane.openapi import documents
 from controlplane.operations import (
@@ -46,7 +48,6 @@ HANDLERS: dict[str, Handler] = {
     **listing.HANDLERS,
     **tokens.HANDLERS,
 }
-SERVER = "Hubwire"
 _VERSIONS = ", ".join(SUPPORTED_VERSIONS)
 _REQUEST_ID = "x-ms-client-request-id"
 _OPENAPI = "/api/openapi"
@@ -92,20 +93,21 @@ class RestApi:
         target = split_target(request.raw_path)
         target = target._replace(path=without_prefix(target.path, self._prefixes))
         lowered = target.path.lower()
+        say = response_of
         if lowered == "/api" or lowered.startswith("/api/"):
             answer = self._data_plane
         elif self._management.owns(lowered):
-            answer = self._management.answer
+            answer, say = self._management.answer, management_response_to
         else:
-            return await handler(request)
+            return await _elsewhere(request, handler)
         config = self._services.config
         limit = config.max_concurrent_requests
         if limit is not None and self._in_progress >= limit and lowered.rstrip("/") != "/api/health":
-            response: web.Response = response_of(_too_many(limit))
+            response: web.Response = say(_too_many(limit))
         else:
             self._in_progress += 1
             try:
-                response = await self._guarded(answer, request, target)
+                response = await self._guarded(answer, request, target, say)
             finally:
                 self._in_progress -= 1
         if _REQUEST_ID in request.headers:
@@ -121,27 +123,30 @@ class RestApi:
         answer: Callable[[web.Request, Target], Awaitable[web.Response]],
         request: web.Request,
         target: Target,
+        say: Callable[[Problem], web.Response],
     ) -> web.Response:
-        """An answer in any case, within the time for a request."""
+        """An answer in any case, within the time for a request, in the shape of the API addressed."""
         try:
+            if not is_host(request.headers.get("Host", "")):
+                raise Problem(400, BAD_REQUEST, "The header Host names no host.", "Request")
             async with asyncio.timeout(self._services.config.request_seconds):
                 return await answer(request, target)
         except Problem as problem:
-            return response_of(problem)
+            return say(problem)
         except HubwireError as error:
             if problem_from(error).status == 500:
                 _log.exception("request_failed", method=request.method, path=target.path)
-            return response_of(problem_from(error))
+            return say(problem_from(error))
         except TimeoutError:
             if not request.content.is_eof():
                 # The body did not come. Python does not repeat a POST after 408 (rest-api.md 3.4).
                 slow = Problem(408, BAD_REQUEST, "The request body did not arrive in time.", "Request")
-                return response_of(slow)
+                return say(slow)
             _log.warning("request_timed_out", method=request.method, path=target.path)
-            return response_of(_unavailable("The service did not finish in time."))
+            return say(_unavailable("The service did not finish in time."))
         except Exception:
             _log.exception("request_failed", method=request.method, path=target.path)
-            return response_of(_internal())
+            return say(_internal())
 
     async def _data_plane(self, request: web.Request, target: Target) -> web.Response:
         path = target.path
@@ -204,6 +209,19 @@ class RestApi:
         if body is None:
             raise Problem(404, "", "There is no such document.")
         return web.Response(body=body, headers={"Content-Type": JSON})
+
+
+async def _elsewhere(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """The routes of whoever embeds the application, and nothing where there is none."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        code = "Error.NotFound" if error.status == 404 else BAD_REQUEST
+        return response_of(Problem(error.status, code, "There is nothing at this path.", "Request"))
 
 
 def _check_version(query: QueryString) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+_HOST = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::(?P<port>[0-9]{0,5}))?"  # RFC 3986, 3.2.2
+)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def prefixes_of(public_endpoints: Sequence[str]) -> tuple[str, ...]:
     """The paths of the public endpoints, without a slash at the end; empty where there is none."""
     return tuple(urlsplit(endpoint).path.rstrip("/") for endpoint in public_endpoints)
+
+
+def is_host(value: str) -> bool:
+    """Whether a Host header is one; other ones must be answered with 400 (RFC 9112, 3.2)."""
+    match = _HOST.fullmatch(value)
+    return match is not None and int(match["port"] or 0) <= 65535
 
 
 def endpoint_of(request: web.Request, public_endpoints: Sequence[str]) -> str:

@@ -131,17 +131,24 @@ def invalid_body(message: str, status: int = 400) -> Problem:
     return Problem(status, BAD_REQUEST, message, "Request")
 
 
+def encodable(text: str) -> str:
+    """A text that can be encoded: what a header held that is no UTF-8 has come as halves of surrogates."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def body_of(problem: Problem) -> bytes:
     """The JSON text, members in the order that the service writes them; empty where it writes none."""
     if not problem.code:
         return b""
-    head = {"code": problem.code, "message": problem.message, "target": problem.target}
+    message = encodable(problem.message)
+    target = None if problem.target is None else encodable(problem.target)
+    head = {"code": problem.code, "message": message, "target": target}
     if problem.shape == "flat":
         return msgspec.json.encode({**head, "details": None, "innererror": None})
     return msgspec.json.encode(
         {
             **head,
-            "errors": {problem.target or "Request": [problem.message]},
+            "errors": {target or "Request": [message]},
             "type": None,
             "title": "One or more validation errors occurred.",
             "status": problem.status,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from controlplane.problems import JSON, category_of
+from controlplane.problems import JSON, Problem, category_of, encodable
 from hubwire.model.errors import HubwireError, Unauthenticated, Unavailable
 
 
@@ -47,8 +47,10 @@ _CODES = {
     401: "InvalidAuthenticationToken",
     403: "AuthorizationFailed",
     404: "ResourceNotFound",
+    408: "RequestTimeout",
     409: "Conflict",
     413: "RequestContentTooLarge",
+    429: "TooManyRequests",
     500: "InternalServerError",
     503: "ServiceUnavailable",
 }
@@ -66,11 +68,19 @@ def management_problem_from(error: HubwireError) -> ManagementProblem:
     return ManagementProblem(status, _CODES[status], message, getattr(error, "target", None), headers)
 
 
+def management_response_to(problem: Problem) -> web.Response:
+    """What was found before or around this API, in its shape."""
+    code = _CODES.get(problem.status, "InvalidRequestContent")
+    return management_response_of(
+        ManagementProblem(problem.status, code, problem.message, problem.target, problem.headers)
+    )
+
+
 def management_response_of(problem: ManagementProblem) -> web.Response:
     error: dict[str, object] = {
         "code": problem.code,
-        "message": problem.message,
-        "target": problem.target,
+        "message": encodable(problem.message),
+        "target": None if problem.target is None else encodable(problem.target),
         "details": [],
         "additionalInfo": [],
     }

@@ -21,6 +21,7 @@ from controlplane.management.errors import (
     json_response,
     management_problem_from,
     management_response_of,
+    management_response_to,
     not_found,
     not_supported,
 )
@@ -59,10 +60,7 @@ class ManagementApi:
         except ManagementProblem as problem:
             return management_response_of(problem)
         except Problem as problem:
-            code = "InvalidAuthenticationToken" if problem.status == 401 else "InvalidRequestContent"
-            return management_response_of(
-                ManagementProblem(problem.status, code, problem.message, problem.target, problem.headers)
-            )
+            return management_response_to(problem)
         except HubwireError as error:
             if management_problem_from(error).status == 500:
                 _log.exception("management_failed", method=request.method, path=target.path)

@@ -17,6 +17,7 @@ from support.stack import on_uvloop, until
 
 from controlplane import http
 from controlplane.app import create_app
+from controlplane.endpoints import is_host
 from controlplane.http import RestRunner, RestServer
 from gateway.front import Front, Undecided
 from gateway.handshake import Refusal
@@ -263,7 +264,38 @@ async def test_a_target_that_is_too_long_is_refused(server: Server) -> None:
     ],
 )
 async def test_there_is_nothing_at_other_paths(server: Server, request_: bytes) -> None:
-    assert flat(await server.ask(request_))[0] == 404
+    status, body = flat(await server.ask(request_))
+    assert (status, body["code"]) == (404, "Error.NotFound")
+
+
+@pytest.mark.parametrize("kind", [b"text/\xff", b'text/plain; charset="\xff"', b"\xff"])
+async def test_a_content_type_that_is_no_text_is_415(server: Server, kind: bytes) -> None:
+    token = sign_rest_token(server.settings.keys.primary, "http://x/api/hubs/chat/:send", time.time())
+    lines = b"Authorization: Bearer " + token.encode() + b"\r\nContent-Type: " + kind
+    answer = await server.ask(PARTIAL + lines + b"\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
+    assert flat(answer)[0] == 415
+
+
+@pytest.mark.parametrize("host", [b"a\xffb", b"a:abc", b"[", b"a b", b"a:70000", b"[::1", b"a/b"])
+@pytest.mark.parametrize("path", [b"/metadata/endpoints", b"/subscriptions/s", b"/api/hubs/chat/:send"])
+async def test_a_host_that_is_none_is_400_in_the_shape_of_the_api(
+    server: Server, host: bytes, path: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await server.ask(
+        b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+    )
+    assert b"HTTP/1.1 400 " in answer
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (body["error"]["code"] if path[:4] != b"/api" else body["code"]) in (
+        "InvalidRequestContent",
+        "Error.BadRequest",
+    )
+    assert "Traceback" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("host", ["x", "x:80", "127.0.0.1:8080", "[::1]:8080", "", "a_b.example.com"])
+def test_hosts_are_hosts(host: str) -> None:
+    assert is_host(host)
 
 
 async def test_an_unknown_expectation_is_refused(server: Server) -> None:
