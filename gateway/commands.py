@@ -22,6 +22,8 @@ from hubwire.model.permissions import Permission
 
 Join = Callable[[Connection, str, Callable[[HubwireError | None], None]], None]
 
+CHANGES_PER_TURN = 200
+"""Of who is in which group; then all others have their turn."""
 CLOSED_BY_SERVER = "Application server closed the connection."
 
 
@@ -136,11 +138,13 @@ class Commands:
                 else:
                     done.set_exception(first)
 
-        for number, connection in enumerate(connections):
+        number = 0
+        for connection in connections:
             for group in groups:
                 change(connection, group, one)
-            if number % 200 == 199:
-                await asyncio.sleep(0)
+                number += 1
+                if number % CHANGES_PER_TURN == 0:
+                    await asyncio.sleep(0)
         await done
 
     async def list(self, hub: str, group: str, after: str, limit: int) -> list[list[str | None]]:

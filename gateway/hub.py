@@ -66,11 +66,15 @@ class LocalHubs(Generic[M]):
 
     def keys_of(self, member: M) -> list[str]:
         """Every key that the connection belongs to."""
-        keys = [hub_key(member.hub)]
+        return list(self._keys_of(member))
+
+    @staticmethod
+    def _keys_of(member: M) -> Iterator[str]:
+        yield hub_key(member.hub)
         if member.user_id is not None:
-            keys.append(user_key(member.hub, member.user_id))
-        keys.extend(group_key(member.hub, group) for group in member.groups)
-        return keys
+            yield user_key(member.hub, member.user_id)
+        for group in list(member.groups):
+            yield group_key(member.hub, group)
 
     def add(self, member: M) -> list[str]:
         """Register a connection under its hub, its user and the groups that it begins with."""
@@ -79,10 +83,15 @@ class LocalHubs(Generic[M]):
 
     def remove(self, member: M) -> list[str]:
         """Forget a connection. Idempotent: the second call returns nothing."""
+        return [key for key in self.removing(member) if key is not None]
+
+    def removing(self, member: M) -> Iterator[str | None]:
+        """`remove` key by key, for connections that may be in very many groups: None for a key that has
+        other members. The connection has no id any more from now on, and can enter nothing."""
         if self._by_id.get(member.id) is not member:
-            return []
+            return iter(())
         del self._by_id[member.id]
-        return [key for key in self.keys_of(member) if self._exit(key, member)]
+        return (key if self._exit(key, member) else None for key in self._keys_of(member))
 
     def join(self, member: M, group: str) -> list[str]:
         """Put a registered connection into a group. Nothing happens when it is in it, or is gone."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
@@ -58,6 +58,7 @@ log = structlog.get_logger(__name__)
 
 MAX_COMMANDS = 1000
 MAX_ROLES_TOLD = 100
+LEAVES_PER_TURN = 200
 RETRY_SOON = (("Retry-After", "1"),)
 
 
@@ -81,6 +82,7 @@ class GatewayService:
         """`upstream` and `listeners` belong to the caller, who closes them after `events`."""
         loop = asyncio.get_running_loop()
         self.name = name
+        self._loop = loop
         self._bus = bus
         self._owners = owners
         self._dispatcher = dispatcher
@@ -300,8 +302,16 @@ class GatewayService:
             self._notifications.over(connection, reason)
         self.events.ended(connection)
         self.keepalive.discard(connection)
-        for key in self.hubs.remove(connection):
-            self.registrar.leave(key)
+        self._forget(self.hubs.removing(connection))
+
+    def _forget(self, keys: Iterator[str | None]) -> None:
+        """A client can be in so many groups that leaving them all at once would hold up all others."""
+        for number, key in enumerate(keys, 1):
+            if key is not None:
+                self.registrar.leave(key)
+            if number == LEAVES_PER_TURN:
+                self._loop.call_soon(self._forget, keys)
+                return
 
     # -- what the bus brings -------------------------------------------------------------------------
 

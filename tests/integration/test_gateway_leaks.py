@@ -24,7 +24,7 @@ from support.stack import (
 )
 
 from gateway.settings import GatewayLimits
-from hubwire.bus.keys import group_key
+from hubwire.bus.keys import group_key, hub_key, user_key
 from hubwire.model.limits import MAX_MESSAGE_BYTES
 from hubwire.runtime.logs import configure_logs
 
@@ -325,3 +325,50 @@ async def test_random_bytes_before_and_after_the_handshake_end_nothing_and_leave
     await stack.nothing_left()
     await until(lambda: other_tasks() <= tasks)
     assert stack.service.closed["ServiceTransientError"] == 0  # no error of ours
+
+
+async def test_a_client_in_very_many_groups_leaves_them_a_few_at_a_time(stack, monkeypatch):
+    client = await stack.json("alice", groups=[f"group{number}" for number in range(1000)])
+    bob = await stack.json("bob")
+    (alice,) = [c for c in stack.service.hubs if c.user_id == "alice"]
+    turns, leave = [0], stack.service.registrar.leave
+
+    def noted(key, known=None):
+        if turns[-1] == 0:
+            asyncio.get_running_loop().call_soon(turns.append, 0)
+        turns[-1] += 1
+        leave(key, known)
+
+    monkeypatch.setattr(stack.service.registrar, "leave", noted)
+    client.close()
+    await until(lambda: sum(turns) == 1001)  # and the user
+    assert max(turns) <= 200
+    assert len(alice.groups) == 1000
+    left = stack.service.registrar.membership.keys()
+    assert left == {hub_key("chat"), user_key("chat", "bob")}
+    bob.close()
+
+
+async def test_joining_very_many_groups_by_rest_lets_others_have_their_turn(stack):
+    alice = await stack.json("alice")
+    turns = 0
+
+    def turn():
+        nonlocal turns
+        turns += 1
+        loop.call_soon(turn)
+
+    loop = asyncio.get_running_loop()
+    join, seen = stack.service.commands._join, []
+
+    def noted(connection, group, done):
+        seen.append(turns)
+        join(connection, group, done)
+
+    stack.service.commands._join = noted
+    loop.call_soon(turn)
+    groups = [f"group{number}" for number in range(1000)]
+    await stack.service.commands.run("join", ["chat", "user", "alice", groups, None])
+    assert max(seen.count(one) for one in seen) <= 200
+    assert len(next(iter(stack.service.hubs)).groups) == 1000
+    alice.close()

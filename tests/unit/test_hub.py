@@ -29,6 +29,21 @@ def test_the_first_member_of_a_key_is_told_and_the_last_that_leaves():
     assert len(hubs) == 0
 
 
+def test_a_connection_can_be_forgotten_key_by_key():
+    hubs = LocalHubs()
+    one, two = Member("1", groups={"g", "h", "i"}), Member("2", groups={"g"})
+    hubs.add(one)
+    hubs.add(two)
+    keys = hubs.removing(one)
+    assert hubs.get("chat", "1") is None
+    assert hubs.join(one, "j") == []
+    assert next(keys) is None  # the hub has another member
+    assert hubs.leave(one, "h") == [group_key("chat", "h")]  # meanwhile, and told by itself
+    assert [key for key in keys if key is not None] == [group_key("chat", "i")]
+    assert hubs.keys() == {hub_key("chat"), group_key("chat", "g")}
+    assert list(hubs.removing(one)) == []
+
+
 def test_hubs_users_and_groups_of_one_name_are_different_keys():
     hubs = LocalHubs()
     one = Member("1", hub="x", user_id="x", groups={"x"})
