@@ -192,6 +192,8 @@ def _query(query: Query) -> dict[str, Any]:
         schema = {"type": "string", "minLength": 1, "maxLength": 2048}
     else:
         schema = _GROUP if query.name == "targetName" else {"type": "string"}
+        if query.maximum is not None:
+            schema = {**schema, "maxLength": query.maximum}
     described = {
         "name": query.name,
         "in": "query",

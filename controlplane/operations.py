@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from hubwire.model.limits import MAX_USER_ID_CHARACTERS
+
 SUPPORTED_VERSIONS = ("2021-10-01", "2022-11-01", "2023-07-01", "2024-01-01", "2024-12-01")
 LATEST_VERSION = SUPPORTED_VERSIONS[-1]
 # Old previews that released clients still send; each is served like the version beside it.
@@ -22,7 +24,8 @@ Kind = Literal["string", "strings", "int32", "clientType", "continuationToken"]
 
 
 class Query(NamedTuple):
-    """A query parameter. `minimum` and `maximum` are for numbers; `strings` are repeated parameters."""
+    """A query parameter. `minimum` and `maximum` are for numbers, `maximum` also for the characters of a
+    text; `strings` are repeated parameters."""
 
     name: str
     kind: Kind
@@ -56,7 +59,14 @@ TTL = Query(
 )
 TARGET_NAME = Query("targetName", "string", "2021-10-01", "The group's name, literally.", required=True)
 TOKEN_QUERY = (
-    Query("userId", "string", "2021-10-01", "Becomes the user id of the connection."),
+    Query(
+        "userId",
+        "string",
+        "2021-10-01",
+        "Becomes the user id of the connection.",
+        None,
+        MAX_USER_ID_CHARACTERS,
+    ),
     Query("role", "strings", "2021-10-01", "Roles of the connection; repeatable."),
     Query("minutesToExpire", "int32", "2021-10-01", "Life of the token; 60 when absent.", 1, 2**31 - 1),
     Query("group", "strings", "2022-11-01", "Groups joined on connecting; repeatable."),

@@ -76,7 +76,15 @@ async def _groups_and_filter(call: Call) -> tuple[list[str], str | None]:
             raise _invalid_groups()
         raise unsupported("The content type must be application/json.")
     limit = call.services.config.max_body_bytes
-    data = to_message_data(content_type, await read_body(call.request, limit), limit)
+    data = await read_body(call.request, limit)
+    if not data.strip():
+        raise _invalid_groups()
+    try:
+        data = to_message_data(content_type, data, limit)
+    except Problem as problem:
+        if problem.status != 400:
+            raise
+        raise invalid("Request", problem.message, shape="problem+json") from None
     body: Any = msgspec.json.decode(data)
     if not isinstance(body, dict):
         raise _invalid_groups()

@@ -11,6 +11,7 @@ from controlplane.operations import TOKEN_QUERY
 from controlplane.paths import decode_segment
 from controlplane.problems import INVALID_GROUP, JSON, invalid, invalid_value
 from hubwire.model.audiences import ClientType
+from hubwire.model.limits import MAX_USER_ID_CHARACTERS
 from hubwire.model.names import is_valid_group
 from hubwire.model.tokens import sign_client_token
 
@@ -34,6 +35,10 @@ async def generate(call: Call) -> web.Response:
     client_type = _CLIENT_TYPES.get(asked_type.lower())
     if client_type is None:
         raise invalid_value("clientType", asked_type)
+    user_id = call.query.one("userId")
+    if user_id is not None and len(user_id) > MAX_USER_ID_CHARACTERS:
+        text = f"The user id is limited to {MAX_USER_ID_CHARACTERS} characters."
+        raise invalid("userId", text)
     keys = call.services.settings.keys
     life = DEFAULT_MINUTES if minutes is None else minutes
     token = sign_client_token(
@@ -41,7 +46,7 @@ async def generate(call: Call) -> web.Response:
         keys.salt or keys.primary,
         endpoint=endpoint_of(call.request, config.public_endpoints),
         hub=decode_segment(call.raw["hub"], "hub"),
-        user_id=call.query.one("userId"),
+        user_id=user_id,
         roles=call.query.all("role"),
         groups=groups,
         minutes=min(life, longest or life),

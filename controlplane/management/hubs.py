@@ -17,6 +17,8 @@ from hubwire.model.hub_rules import KEY_VAULT_REFERENCE, parse_hub_settings
 from hubwire.model.names import normalize_hub
 from hubwire.model.settings import EventHubEndpoint, HubSettings
 
+_UNSUPPORTED = ("chat",)  # of Azure's preview versions (management-api.md 5.3)
+
 
 def hub_body(resource: ResourceId, name: str, settings: HubSettings) -> dict[str, Any]:
     properties: dict[str, Any] = msgspec.to_builtins(settings)
@@ -78,7 +80,11 @@ def _read(body: bytes) -> HubSettings:
         raise InvalidRequest("The request content is not valid JSON.") from None
     if not isinstance(content, dict) or not isinstance(content.get("properties"), dict):
         raise InvalidRequest("The hub needs 'properties', an object.", target="properties")
-    return parse_hub_settings(content["properties"])
+    properties = content["properties"]
+    for name in properties:
+        if name in _UNSUPPORTED and properties[name] is not None:
+            raise not_supported(f"The hub property '{name}' is not supported by this service: leave it out.")
+    return parse_hub_settings(properties)
 
 
 def _refuse_unsupported(services: Services, settings: HubSettings) -> None:

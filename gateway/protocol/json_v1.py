@@ -65,6 +65,7 @@ class _Send(msgspec.Struct):
     data: msgspec.Raw = _NO_VALUE
     ttlSeconds: int = 0  # noqa: N815
     metadata: msgspec.Raw = _NO_VALUE
+    stream: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -102,6 +103,8 @@ def _send_to_group(payload: bytes) -> Request:
     request = _send(payload)
     if not 0 <= request.ttlSeconds <= MAX_TTL_SECONDS:
         raise ProtocolViolation(f"'ttlSeconds' must be between 0 and {MAX_TTL_SECONDS}.")
+    if request.stream is not None:
+        raise ProtocolViolation("Streams are not supported by this service.")  # 7.1, preview
     metadata = _legal_metadata(request.metadata)
     data_type, data = _payload(request.dataType, request.data, metadata is not None)
     return SendToGroup(

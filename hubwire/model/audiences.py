@@ -38,6 +38,8 @@ class AudiencePolicy(NamedTuple):
     """The endpoints, as `host[:port][/prefix]` in lower case, that clients may have put into an audience."""
 
     endpoints: tuple[str, ...] = ()
+    scheme: str = ""
+    """Of the first public endpoint, for error messages; empty when there is none."""
 
     @classmethod
     def of(cls, public_endpoints: Sequence[str], host: str | None = None) -> AudiencePolicy:
@@ -45,13 +47,14 @@ class AudiencePolicy(NamedTuple):
 
         Raises `ValueError` when a public endpoint is not a URL; an odd `host` just never fits.
         """
-        return cls(tuple(map(_endpoint, public_endpoints))).with_host(host)
+        scheme = public_endpoints[0].lower().partition("://")[0] if public_endpoints else ""
+        return cls(tuple(map(_endpoint, public_endpoints)), scheme).with_host(host)
 
     def with_host(self, host: str | None) -> AudiencePolicy:
         """These and the host that one request was sent to."""
         if not host:
             return self
-        return AudiencePolicy((*self.endpoints, _DEFAULT_PORT.sub("", host.lower())))
+        return AudiencePolicy((*self.endpoints, _DEFAULT_PORT.sub("", host.lower())), self.scheme)
 
 
 def fits_client(audience: str, hub: str, policy: AudiencePolicy, client_type: ClientType = "default") -> bool:
@@ -101,13 +104,17 @@ def fits_management(audience: str) -> bool:
 
 
 def expected_client(hub: str, policy: AudiencePolicy, client_type: ClientType = "default") -> str:
-    """The audiences that would fit, for an error message."""
-    return ", ".join(f"https://{endpoint}{CLIENT_PATHS[client_type]}{hub}" for endpoint in policy.endpoints)
+    """The audiences that would fit, for an error message. Other schemes would do as well."""
+    scheme = policy.scheme or "http"
+    return ", ".join(
+        f"{scheme}://{endpoint}{CLIENT_PATHS[client_type]}{hub}" for endpoint in policy.endpoints
+    )
 
 
 def expected_rest(request_url: str, policy: AudiencePolicy) -> str:
     request = _parse(request_url)
-    return "" if request is None else ", ".join(f"https://{a}{p}" for a, p in _places(request, policy))
+    scheme = policy.scheme or request_url.partition("://")[0].lower()
+    return "" if request is None else ", ".join(f"{scheme}://{a}{p}" for a, p in _places(request, policy))
 
 
 def _places(request: _Url, policy: AudiencePolicy) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,7 @@ def parse_hub_settings(properties: object) -> HubSettings:
 
     Raises InvalidHubSettings with every fault that can be found in one go.
     """
-    plain = _lower_case_events(_without_nulls(properties))
+    plain = _lower_case_words(_without_nulls(properties))
     faults = list(hub_faults(plain))
     if faults:
         raise InvalidHubSettings(faults)
@@ -162,10 +162,13 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _lower_case_events(properties: Any) -> Any:
+def _lower_case_words(properties: Any) -> Any:
     if not isinstance(properties, dict):
         return properties
     changed = dict(properties)
+    policy = changed.get("anonymousConnectPolicy")
+    if isinstance(policy, str):
+        changed["anonymousConnectPolicy"] = policy.lower()
     for name, lower in (
         ("eventHandlers", with_lower_case_events),
         ("eventListeners", with_lower_case_filter),

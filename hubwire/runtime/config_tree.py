@@ -156,6 +156,8 @@ class _Walk:
 
     def _leaf(self, node: yaml.Node, annotation: Any, place: Place) -> Any:
         value = self._tree.value(node)
+        if get_origin(annotation) is Literal and isinstance(value, str):  # words in any case, as Azure's
+            value = next((word for word in get_args(annotation) if word.lower() == value.lower()), value)
         try:
             return msgspec.convert(value, annotation)
         except msgspec.ValidationError:

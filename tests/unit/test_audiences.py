@@ -18,6 +18,7 @@ from support.tokens import (
     token,
 )
 
+from hubwire.model.audiences import expected_client, expected_rest
 from hubwire.model.errors import Unauthenticated
 from hubwire.model.tokens import (
     AudiencePolicy,
@@ -161,7 +162,7 @@ def test_a_rest_token_fits_its_url(audience):
 )
 def test_a_rest_token_does_not_fit_another_url(audience):
     with pytest.raises(
-        Unauthenticated, match="Expected Audiences: <https://localhost:8080/api/hubs/chat/groups/a/:send>"
+        Unauthenticated, match="Expected Audiences: <http://localhost:8080/api/hubs/chat/groups/a/:send>"
     ):
         rest(sign_rest_token(KEY, audience, NOW), URL)
 
@@ -272,3 +273,11 @@ def test_rest_and_admin_tokens_do_not_connect():
     ):
         with pytest.raises(Unauthenticated):
             client(text, audiences=policy)
+
+
+def test_the_sentence_has_the_scheme_of_the_request_or_of_the_public_endpoint():
+    for endpoints, scheme in (([], "http"), (["https://a.example.com"], "https"), (["HTTP://b"], "http")):
+        policy = AudiencePolicy.of(endpoints)
+        assert expected_rest("http://x/api/hubs/chat/:send", policy).startswith(f"{scheme}://x/api")
+        assert expected_client("chat", policy.with_host("x")).endswith(f"{scheme}://x/client/hubs/chat")
+    assert expected_rest("https://x/api/hubs/chat/:send", AudiencePolicy()).startswith("https://x/")

@@ -188,6 +188,11 @@ def test_anchors_and_merges_work() -> None:
     assert hubs["c"] == hubs["a"]
 
 
+def test_words_are_read_in_any_case() -> None:
+    config = parse_config("hubs:\n  chat:\n    anonymousConnectPolicy: Allow\n")
+    assert config.hubs["chat"].anonymous_connect_policy == "allow"
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfigFile, match="cannot be read"):
         load_config(tmp_path / "none.yaml")

@@ -86,6 +86,7 @@ def test_requests_are_read(frame, request_):
         '{"type":"streamData","streamId":"s"}',
         '{"type":"setGroupState","group":"g"}',
         '{"type":"sendToGroup","group":"g","stream":{"streamId":"s"}}',
+        '{"type":"sendToGroup","group":"g","data":1,"stream":{"streamId":"s"}}',
     ],
 )
 def test_malformed_messages_close_with_1007(frame):

@@ -292,7 +292,8 @@ async def test_an_empty_hub_has_the_defaults_and_nulls_count_as_absent(rig: Rig)
         ({"anonymousConnectPolicy": "maybe"}, "anonymousConnectPolicy"),
         ({"webSocketKeepAliveIntervalInSeconds": 0}, "webSocketKeepAliveIntervalInSeconds"),
         ({"webSocketKeepAliveIntervalInSeconds": 121}, "webSocketKeepAliveIntervalInSeconds"),
-        ({"chat": {"mode": "Enabled"}}, "chat"),
+        ({"chats": {"mode": "Enabled"}}, "chats"),
+        ({"anonymousConnectPolicy": "perhaps"}, "anonymousConnectPolicy"),
         ({"eventListeners": [{}]}, "eventListeners[0]"),
         ({"eventListeners": [{"endpoint": {"type": "Kafka"}}]}, "eventListeners[0].endpoint"),
         ({"eventListeners": [{"endpoint": {"type": "Nats", "servers": []}}]}, "endpoint.servers"),
@@ -320,6 +321,7 @@ async def test_settings_that_cannot_be_are_refused_with_their_place(
     "properties",
     [
         {"eventListeners": [{"filter": {"type": "EventName"}, "endpoint": {"type": "EventHub"}}]},
+        {"chat": {"mode": "Enabled"}},
         {"eventHandlers": [{"urlTemplate": "{@Microsoft.KeyVault(SecretUri=https://x)}"}]},
         {"eventHandlers": [{"urlTemplate": "http://x", "auth": {"type": "ManagedIdentity"}}]},
     ],
@@ -427,3 +429,9 @@ async def test_sdk_errors_are_the_sdks_own(rig: Rig) -> None:
         await with_sdk(
             rig, lambda client: client.web_pub_sub.begin_restart("rg", "mine", enforce_https=False)
         )
+
+
+async def test_the_policy_for_anonymous_clients_is_read_in_any_case(rig: Rig) -> None:
+    content = {"properties": {"anonymousConnectPolicy": "ALLOW"}}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/a{V}", content)
+    assert answer.json["properties"]["anonymousConnectPolicy"] == "allow"

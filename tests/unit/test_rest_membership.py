@@ -156,8 +156,9 @@ async def test_only_those_for_whom_the_filter_holds_join_and_leave(rig: Rig) -> 
         ('{"groups":["\\ud800"]}', None, None),
         ('{"groups":["g"],"filter":" "}', "Filter", "problem"),
         ('{"groups":["g"],"filter":7}', "Filter", "problem"),
-        ("", "Request", "json"),
-        ("{", "Request", "json"),
+        ("", "Groups", "problem"),
+        (" ", "Groups", "problem"),
+        ("{", "Request", "problem"),
     ],
 )
 async def test_a_bad_body_changes_nothing(

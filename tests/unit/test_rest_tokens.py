@@ -43,6 +43,12 @@ async def test_a_token_opens_a_connection_with_what_was_asked(rig: Rig) -> None:
     assert abs(found.claims["exp"] - now - 300) < 5
 
 
+async def test_a_user_id_that_no_connection_could_have_is_refused(rig: Rig) -> None:
+    assert (await rig.call("POST", PATH + "&userId=" + "u" * 1024)).status == 200
+    answer = await rig.call("POST", PATH + "&userId=" + "u" * 1025)
+    assert (answer.status, answer.json["target"]) == (400, "userId")
+
+
 async def test_without_parameters_it_is_anonymous_for_an_hour(rig: Rig) -> None:
     found = claims((await rig.call("POST", PATH)).json["token"])
     assert found.keys() == {"aud", "iat", "exp"}
