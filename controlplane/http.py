@@ -19,7 +19,8 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from controlplane.problems import BAD_REQUEST, Problem, body_of, response_of
 from hubwire.runtime.limits import Reserve, max_plain_sockets
@@ -48,13 +49,14 @@ class RestHandler(RequestHandler):
     """One connection. Requests that are pipelined are handed to aiohttp one by one, each when complete up
     to its body, so that one for a client endpoint is seen before its parser takes it."""
 
-    __slots__ = ("_accept_side", "_body_left", "_head", "_late", "_pending", "_timer")
+    __slots__ = ("_accept_side", "_body_left", "_head", "_late", "_payload", "_pending", "_timer")
 
     def __init__(self, manager: RestServer, accept_side: AcceptSide | None, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._accept_side = accept_side
         self._head = bytearray()  # of the next request, while it is incomplete
         self._body_left: int | None = 0  # of the present request; None where only aiohttp knows
+        self._payload: StreamReader | None = None  # the body of the present request
         self._late = 0  # bytes that came for an answered request
         self._timer: asyncio.TimerHandle | None = None
         self._pending: Callable[[], None] | None = None  # how we leave, once nothing is in progress
@@ -104,6 +106,9 @@ class RestHandler(RequestHandler):
                 self.force_close()
                 return
         super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo) and self._payload is not None:
+            # aiohttp would answer this after the present request, which waits for the rest of its body.
+            self._payload.set_exception(web.RequestPayloadError("The body is malformed."))
 
     def _feed_head(self, data: bytes) -> bytes:
         """Take the head of the next request; returns what comes behind it."""
@@ -137,6 +142,7 @@ class RestHandler(RequestHandler):
         self._body_left = _body_bytes(head)
         self._late = 0
         super().data_received(head)
+        self._payload = self._messages[-1][1] if self._messages else None
         return rest
 
     # -- leaving the connection to somebody else -------------------------------------------------------
@@ -178,6 +184,8 @@ class RestHandler(RequestHandler):
         """Make aiohttp forget the socket without closing it."""
         transport = self.transport
         assert transport is not None
+        if self._task_handler is not None:
+            self._task_handler.cancel()  # it may not have begun, and must not find itself without a server
         self.transport = None
         self.connection_lost(None)
         return transport

@@ -4,6 +4,7 @@ to the accept side. What it takes of aiohttp beside its public API is tried here
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -249,11 +250,24 @@ async def test_what_is_no_http_is_refused_in_our_words(
     )
 
 
-async def test_a_target_that_is_too_long_is_refused(server: Server) -> None:
+async def test_a_body_in_bad_chunks_is_refused_at_once(server: Server) -> None:
+    token = sign_rest_token(server.settings.keys.primary, "http://x/api/hubs/chat/:send", time.time())
+    lines = b"Authorization: Bearer " + token.encode() + b"\r\nContent-Type: text/plain\r\n"
+    answer = await server.ask(
+        PARTIAL + lines + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nSECRET\r\n0\r\n\r\n"
+    )
+    assert flat(answer)[0] == 400
+    assert b"SECRET" not in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_a_target_that_is_too_long_is_refused(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     line = b"POST /api/hubs/chat/:send?filter=" + b"SECRET" * 10_000
     answer = await server.ask(line + b" HTTP/1.1\r\nHost: x\r\n\r\n")
     assert flat(answer)[0] == 414
     assert b"SECRET" not in answer
+    gc.collect()
+    assert caplog.records == []  # no task was left with an error
 
 
 @pytest.mark.parametrize(
