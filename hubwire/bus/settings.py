@@ -118,7 +118,11 @@ class SettingsStore:
         """Stop watching. Reads still answer with what was known last. A second call does nothing."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
+            # Once is not always enough: before Python 3.12 `asyncio.wait_for`, which nats-py awaits answers
+            # with, swallows a cancellation that comes in the same turn as the answer.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.5)
             await asyncio.gather(task, return_exceptions=True)
         await self._drop_watch()
 
