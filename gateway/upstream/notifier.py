@@ -35,6 +35,7 @@ from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.event_log import EventLog, Pending, event_subject, life_subject
 from hubwire.model.event_handlers import CONNECTED, DISCONNECTED, HandlerEvent, choose_handler
 from hubwire.model.settings import HubSettings
+from hubwire.runtime.service import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -299,16 +300,14 @@ class Notifier:
     async def run(self) -> None:
         """Store and send until cancelled."""
         loops = [self._outbox.keep_open(), self._send(), self._refresh(), self._given_up.run()]
+        loops += [self._outbox.write() for _ in range(WRITERS)]
+        tasks = [asyncio.create_task(loop, name="notifications") for loop in loops]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for loop in loops:
-                    tasks.create_task(loop)
-                for _ in range(WRITERS):
-                    tasks.create_task(self._outbox.write())
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
-            self._take_over.stop()
-            for task in [*self._tasks]:
-                task.cancel()
+            await end_tasks([*tasks, *self._tasks, *self._take_over.tasks])
 
     async def close(self, seconds: float) -> None:
         """At a planned stop, after every connection was `over`: send what can be sent within that time."""

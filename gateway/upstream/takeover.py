@@ -51,9 +51,10 @@ class TakeOver:
             self._under_way[outbox] = asyncio.create_task(self._sweep(outbox, held))
         return True
 
-    def stop(self) -> None:
-        for task in self._under_way.values():
-            task.cancel()
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """For who ends them."""
+        return [*self._under_way.values()]
 
     async def _sweep(self, outbox: str, held: int) -> None:
         log.info("outbox_taken_over", outbox=outbox)

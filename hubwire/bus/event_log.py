@@ -92,11 +92,13 @@ def outbox_partition(outbox: str) -> int:
 async def open_stream(bus: BusClient, config: StreamConfig) -> None:
     """Make the stream unless it is there; one that is there is taken as it is. Raises Unavailable."""
     try:
+        await call(bus, "INFO", str(config.name), {})
+        return
+    except StreamMissing:
+        pass
+    try:
         async with asyncio.timeout(5):
-            try:
-                await bus.js.stream_info(str(config.name))
-            except nats.js.errors.NotFoundError:
-                await bus.js.add_stream(config)
+            await bus.js.add_stream(config)
     except nats.js.errors.BadRequestError:
         return  # somebody made it a moment ago, configured otherwise; theirs counts
     except (TimeoutError, nats.errors.Error, OSError) as error:
