@@ -136,10 +136,14 @@ async def application() -> AsyncIterator[Application]:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Wait until it is so. While this process has no NATS itself, nothing is."""
     async with asyncio.timeout(seconds):
         while True:
-            if await condition():
-                return
+            try:
+                if await condition():
+                    return
+            except Unavailable:
+                pass
             await asyncio.sleep(0.05)
 
 
@@ -195,10 +199,7 @@ class Cluster(NamedTuple):
 
     async def until_records(self, count: int, seconds: float = 20.0) -> None:
         async def there() -> bool:
-            try:
-                return await self.records() >= count
-            except Unavailable:
-                return False
+            return await self.records() >= count
 
         await eventually(there, seconds)
 
