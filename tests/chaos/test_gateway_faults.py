@@ -87,7 +87,7 @@ async def test_a_gateway_that_was_paused_for_longer_than_its_lease_starts_over_a
         # The observer only believes it; the router, which judges, makes it so, perhaps a moment later. A
         # gateway that wakes up before that may go on as if nothing had been.
         async with asyncio.timeout(10):
-            while not (await read_entry(observer.bus, "gateway", old_name)).ended:
+            while not (await read_entry(observer.bus, "gateway", old_name)).ended:  # noqa: ASYNC110 (asks)
                 await asyncio.sleep(0.05)
         paused.resume()
         await until(lambda: not sleeper.open, 10, "it closes its clients")
