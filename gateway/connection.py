@@ -50,6 +50,15 @@ class Executor(Protocol):
     def ended(self, connection: Connection, category: str, reason: str | None) -> None: ...
 
 
+class _Goodbye:
+    """The client's close frame, waiting for its turn behind what the client sent before."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+
+
 class Mode:
     """What a simple client's frames mean (client-protocols.md 6.1, 6.3): events when `group` is None."""
 
@@ -116,7 +125,7 @@ class Connection(WebSocketPeer):
         self.mode = mode
         self._executor = executor
         self.window = AckWindow()
-        self.waiting: deque[tuple[Request, int]] | None = None
+        self.waiting: deque[tuple[Request | _Goodbye, int]] | None = None
         self.waiting_bytes = 0
         self.busy = False
         self.in_flight = 0
@@ -203,10 +212,22 @@ class Connection(WebSocketPeer):
             return ClientEvent("message", None, data_type, payload, None)
         return SendToGroup(self.mode.group, None, self.mode.no_echo, data_type, payload, 0, None)
 
-    def _begin(self, request: Request, size: int) -> bool:
+    def serve_first(self, payload: bytes) -> bool:
+        if not (self.busy or self.in_flight or self.waiting):
+            return False
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append((_Goodbye(payload), 0))
+        return True
+
+    def _begin(self, request: Request | _Goodbye, size: int) -> bool:
         """Start on a request of `size` bytes; False when it must wait for those before it."""
         if self.busy:
             return False
+        if isinstance(request, _Goodbye):
+            if not self.in_flight:
+                self.answer_close(request.payload)
+            return not self.in_flight
         publishes = type(request) is SendToGroup
         if self.in_flight and (
             not publishes

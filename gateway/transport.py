@@ -27,6 +27,8 @@ CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
 
 CLOSE_SECONDS = 5.0
 """How long a peer has to answer our close frame before the connection is cut."""
+SERVE_SECONDS = 10.0
+"""How long what a peer sent before its close frame may take, until the close frame is answered anyway."""
 WRITE_CHUNK = 64 * 1024
 READ_BYTES = 64 * 1024
 LARGE_FRAME_BYTES = 32 * 1024
@@ -84,6 +86,7 @@ class WebSocketPeer(WSListener):
         "closing",
         "finished",
         "over",
+        "peer_closing",
         "ping_slot",
         "silent",
     )
@@ -101,6 +104,7 @@ class WebSocketPeer(WSListener):
         self.closing = False
         self.finished = False
         self.over = False
+        self.peer_closing = False  # it has said that it closes, and what it sent before is still served
         # The keep-alive's: pings since anything was heard, and the slot of its wheel.
         self.silent = 0
         self.ping_slot = 0
@@ -342,8 +346,8 @@ class WebSocketPeer(WSListener):
 
     def _on_frame(self, ws_frame: Any) -> None:
         opcode = ws_frame.msg_type
-        if self.closing and opcode != OP_CLOSE:
-            return
+        if self.peer_closing or (self.closing and opcode != OP_CLOSE):
+            return  # nothing counts behind a close frame
         if ws_frame.rsv1 or ws_frame.rsv2 or ws_frame.rsv3:
             self.close(1002, "Reserved bits are set, but no extension was agreed.", "BadRequest")
         elif opcode in (OP_TEXT, OP_BINARY):
@@ -374,9 +378,24 @@ class WebSocketPeer(WSListener):
             self._fragments = None
             self.received(bytes(fragments), self._fragment_opcode == OP_BINARY)
 
+    def serve_first(self, payload: bytes) -> bool:
+        """For subclasses: True when messages that came before the peer's close frame are still to be
+        served; they call `answer_close(payload)` when that is done."""
+        return False
+
     def _peer_closes(self, ws_frame: Any) -> None:
-        """Answer with the same code and reason (1.12), then hang up."""
+        """A close frame is read in its turn: first what came before it (server-events.md 3.17)."""
         payload = ws_frame.get_payload_as_bytes()
+        if not self.closing and self.serve_first(payload):
+            self.peer_closing = True
+            asyncio.get_running_loop().call_later(SERVE_SECONDS, self.answer_close, payload)
+        else:
+            self.answer_close(payload)
+
+    def answer_close(self, payload: bytes) -> None:
+        """Answer with the same code and reason (1.12), then hang up. Idempotent."""
+        if self.over and self.peer_closing:
+            return
         if not self.closing:
             self._outbox = None  # it does not want what waits any more
             code = int.from_bytes(payload[:2], "big")

@@ -15,6 +15,7 @@ import uvloop
 from aiohttp import web
 from support.stack import (
     BINARY,
+    CLOSE,
     JSON,
     PROTOBUF,
     TEXT,
@@ -561,6 +562,20 @@ async def test_events_of_a_connection_go_out_one_at_a_time_in_their_order(stack,
     assert [int(seen.body) for seen in app.seen[1:]] == list(range(100))
     assert [int(seen.value("ce-id")) for seen in app.seen[1:]] == list(range(2, 102))
     assert app.most_running == 1
+
+
+async def test_events_that_a_client_sent_before_it_closed_are_all_sent(stack, app, hub):
+    """A close frame once overtook the events before it: they were dropped without a trace."""
+    await settle(stack, hub, asks(app))
+    app.answer = answering(204)
+    for number in range(10):
+        async with await stack.json("ada", hub=hub) as client:
+            for event in range(3):
+                client.say({"type": "event", "event": "e", "data": 10 * number + event})
+            client.send(masked(CLOSE, (1000).to_bytes(2, "big")))
+            assert await client.closed() == (1000, "")
+    told = [int(seen.body) for seen in app.seen if seen.value("ce-eventName") == b"e"]
+    assert told == [10 * number + event for number in range(10) for event in range(3)]
 
 
 async def test_a_slow_application_server_delays_only_who_waits_for_it(stack, app, hub):

@@ -10,6 +10,7 @@ import pytest_asyncio
 import uvloop
 from support.stack import (
     BINARY,
+    CLOSE,
     JSON,
     PING,
     PONG,
@@ -100,6 +101,21 @@ async def test_a_join_and_a_send_behind_it_without_waiting_reach_the_sender_itse
             client.say(send(f"own{number}", f"{number}"))
             client.say({"type": "leaveGroup", "group": f"own{number}"})
         assert await data(client, 50) == [f"{number}" for number in range(50)]
+
+
+async def test_what_a_client_sent_before_it_closed_is_served_before_its_close_is_answered(stack):
+    """A close frame once overtook the messages before it: a join that waited for its owner, and the send
+    behind it, were dropped when the client closed at once."""
+    async with await stack.json("reader", groups=["parting"]) as reader:
+        for number in range(20):
+            async with await stack.json() as client:
+                client.say({"type": "joinGroup", "group": f"parting{number}"})
+                client.say(send("parting", f"{number}"))
+                client.say({"type": "leaveGroup", "group": f"parting{number}"})
+                client.say(send("parting", f"bye {number}"))
+                client.send(masked(CLOSE, (1000).to_bytes(2, "big") + b"done") + masked(TEXT, b"nothing"))
+                assert await client.closed() == (1000, "done")
+        assert await data(reader, 40) == [text for n in range(20) for text in (f"{n}", f"bye {n}")]
 
 
 async def test_no_echo_spares_the_connection_and_not_the_user(stack):
