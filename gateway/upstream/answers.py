@@ -86,6 +86,10 @@ def state_update(answer: Answer) -> StateUpdate:
             None,
             f"The ce-connectionState has {len(value)} characters, over the limit of {MAX_STATE_CHARACTERS}.",
         )
+    if value is not None and not value.isascii():
+        # Headers carry it back to the upstream, and only ASCII can go there (3.2, 3.6): kept, it would make
+        # every later event of the connection fail.
+        return StateUpdate(None, "The ce-connectionState is not ASCII text.")
     return StateUpdate(value)
 
 

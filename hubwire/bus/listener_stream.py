@@ -56,28 +56,39 @@ class NatsTarget:
         self._replicas = replicas
         self._ack_seconds = ack_seconds
         self._making = asyncio.Lock()
+        # Whether the stream was there when we last looked. That nobody answers does not tell: whoever
+        # watches the subjects with a plain subscription counts as somebody who might.
+        self._there = False
 
     async def publish(self, event: CloudEvent) -> None:
         subject = nats_subject(self._endpoint.subject_prefix, event)
         headers = [*nats_headers(event), ("Nats-Expected-Stream", self._endpoint.stream)]
         block = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
         for attempt in range(1, ATTEMPTS + 1):
+            if not self._there:
+                self._there = True
+                try:
+                    await self._make_stream()
+                except Unavailable as error:
+                    log.debug("listener_stream_not_made", error=str(error))  # the publish says it better
             try:
                 answer = await self._bus.ask(subject, event.data, self._ack_seconds, block.encode("ascii"))
                 _check(answer)
                 return
             except Unavailable as error:
                 if attempt == ATTEMPTS:
+                    self._there = False
                     raise Unavailable(
                         f"The stream {self._endpoint.stream} did not take the event: {error}"
                     ) from error
                 if str(error) == NO_RESPONDERS:
                     await self._make_stream()
                 else:
+                    self._there = False
                     await asyncio.sleep(PAUSE_SECONDS)
 
     async def _make_stream(self) -> None:
-        """Nobody takes our subjects: the stream is missing, or does not cover them. Raises Unavailable."""
+        """Make the stream if it is missing, or let it take our subjects too. Raises Unavailable."""
         stream, subjects = self._endpoint.stream, f"{self._endpoint.subject_prefix}.>"
         config = StreamConfig(
             name=stream,

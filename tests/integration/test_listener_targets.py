@@ -181,6 +181,15 @@ async def test_a_missing_stream_is_made_with_bounds(server: NatsServer) -> None:
     assert config.max_age == 7 * 24 * 3600
 
 
+async def test_a_missing_stream_is_made_while_somebody_watches_its_subjects(server: NatsServer) -> None:
+    """A plain subscription, as of `hubwire events tail`, counts as a responder: the stream was never made."""
+    async with nats_broker(server) as broker:
+        unsubscribe = await broker.bus.subscribe("awps.>", lambda *_: None)
+        await broker.target.publish(event())
+        assert len(await broker.stored()) == 1
+        await unsubscribe()
+
+
 async def test_a_second_prefix_is_added_to_a_stream_of_ours(server: NatsServer) -> None:
     async with nats_broker(server) as one, nats_broker(server, NatsEndpoint("AWPS", "more")) as two:
         await one.target.publish(event(1))

@@ -18,6 +18,7 @@ from gateway.upstream.answers import (
     accepted_without_handler,
     read_connect_answer,
     read_event_answer,
+    state_update,
 )
 from gateway.upstream.outcome import Answer, DeliveryFailure, failed_status
 from hubwire.model.message import DataType, Message
@@ -321,3 +322,9 @@ def test_a_failure_says_whether_another_time_may_be_better(
 
 def test_a_redirect_is_named_as_what_it_is() -> None:
     assert "not followed" in failed_status(answer(302), "u").reason
+
+
+def test_a_state_that_is_not_ascii_is_not_taken_and_the_reason_is_said():
+    update = state_update(Answer(200, (("ce-connectionstate", "\u00e9"),), b""))
+    assert update.value is None
+    assert "ASCII" in update.ignored
