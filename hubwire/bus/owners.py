@@ -117,6 +117,7 @@ class OwnersStore:
                     )
                 entry = await self._bucket.get(OWNERS_KEY)
         except KeyNotFoundError:
+            self._bucket = None  # perhaps it is not only the key: nats-py says the same of a lost bucket
             return EMPTY_TABLE, 0
         except Exception as error:
             self._bucket = None
