@@ -5,7 +5,6 @@ import os
 from urllib.parse import unquote
 
 import nats
-from nats.errors import TimeoutError
 from nats.js.api import ConsumerConfig
 
 STREAM = os.environ.get("STREAM", "AWPS")
