@@ -22,6 +22,7 @@ from typing import Any
 
 from hubwire.model.errors import Conflict, InvalidRequest
 from hubwire.model.settings import AccessKeys
+from hubwire.runtime.parsers import access_key
 
 DEFAULT_FOLDER = ".hubwire"
 _LOCK_PATIENCE_SECONDS = 2.0
@@ -159,13 +160,24 @@ def read_keys(path: Path) -> AccessKeys:
     """Raises InvalidRequest when the file cannot be used."""
     try:
         raw = json.loads(path.read_text())
-        return AccessKeys(*(str(raw[name]) for name in _KEY_NAMES.values()))
+        keys = {name: _key(name, raw[json_name]) for name, json_name in _KEY_NAMES.items()}
+        return AccessKeys(**keys)
     except (OSError, ValueError, TypeError, KeyError) as fault:
         why = fault.strerror if isinstance(fault, OSError) else "it is not what hubwire wrote"
         raise InvalidRequest(
             f"The access keys in {path} cannot be read ({why}); restore the file, or remove it to have new "
             "keys made."
         ) from fault
+
+
+def _key(name: str, value: object) -> str:
+    """The same rules as for --access-key: whoever holds a key is let in, so what was not meant as one must
+    never become one (a null is not the key "None"). Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("a key must be text")
+    if not value and name != "primary":
+        return value  # none: an empty key verifies nothing
+    return access_key(value)
 
 
 def write_keys(path: Path, keys: AccessKeys) -> None:

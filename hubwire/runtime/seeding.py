@@ -8,7 +8,9 @@ import structlog
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.settings import SettingsStore
+from hubwire.bus.settings_records import new_access_keys
 from hubwire.model.errors import Unavailable
+from hubwire.model.settings import AccessKeys
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.service import Stop, replicas_of
 
@@ -47,8 +49,11 @@ async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> Se
 async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
     seed = config.seed_keys
     if seed is not None:
-        given = seed
-        await store.ensure_keys(lambda: given)
+        # Two keys are in force at any time, or they could not be exchanged without refusing clients; what
+        # was not given is made.
+        made = new_access_keys()
+        complete = AccessKeys(seed.primary, seed.secondary or made.secondary, seed.salt or made.salt)
+        await store.ensure_keys(lambda: complete)
     else:
         await store.ensure_keys()
     for hub, settings in config.hubs.items():

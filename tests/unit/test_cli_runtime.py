@@ -31,7 +31,7 @@ from hubwire.runtime.nats_server import (
 )
 from hubwire.runtime.process import ProcessConfig
 
-KEYS = AccessKeys("primary", "secondary", "salt")
+KEYS = AccessKeys("primary-" + "p" * 32, "secondary-" + "s" * 32, "salt-" + "x" * 32)
 
 
 def test_the_servers_output_tells_port_readiness_and_reason_however_it_is_cut() -> None:
@@ -155,7 +155,23 @@ def test_keys_are_the_owners_alone_and_survive(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"primaryKey": "a"}', '"text"'])
+LONG = "k" * 40
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"primaryKey": "a"}',
+        '"text"',
+        json.dumps({"primaryKey": LONG, "secondaryKey": None, "salt": LONG}),
+        json.dumps({"primaryKey": LONG, "secondaryKey": LONG, "salt": 5}),
+        json.dumps({"primaryKey": "short", "secondaryKey": LONG, "salt": LONG}),
+        json.dumps({"primaryKey": "", "secondaryKey": LONG, "salt": LONG}),
+        json.dumps({"primaryKey": LONG + ";x", "secondaryKey": LONG, "salt": LONG}),
+    ],
+)
 def test_keys_that_cannot_be_read_are_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "keys.json").write_text(text)
     with pytest.raises(InvalidRequest, match="restore the file"):
@@ -165,7 +181,7 @@ def test_keys_that_cannot_be_read_are_a_sentence(tmp_path: Path, text: str) -> N
 def test_a_given_primary_key_takes_the_place_of_the_kept_one(tmp_path: Path) -> None:
     folder = open_data_folder(tmp_path, memory=False)
     folder.keep_keys(lambda: KEYS)
-    assert folder.keep_keys(lambda: KEYS, primary="new") == AccessKeys("new", "secondary", "salt")
+    assert folder.keep_keys(lambda: KEYS, primary="new") == AccessKeys("new", KEYS.secondary, KEYS.salt)
     assert read_keys(folder.keys_file).primary == "new"
     folder.close()
 
