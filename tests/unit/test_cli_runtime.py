@@ -181,8 +181,8 @@ def test_keys_that_cannot_be_read_are_a_sentence(tmp_path: Path, text: str) -> N
 def test_a_given_primary_key_takes_the_place_of_the_kept_one(tmp_path: Path) -> None:
     folder = open_data_folder(tmp_path, memory=False)
     folder.keep_keys(lambda: KEYS)
-    assert folder.keep_keys(lambda: KEYS, primary="new") == AccessKeys("new", KEYS.secondary, KEYS.salt)
-    assert read_keys(folder.keys_file).primary == "new"
+    assert folder.keep_keys(lambda: KEYS, primary=LONG) == AccessKeys(LONG, KEYS.secondary, KEYS.salt)
+    assert read_keys(folder.keys_file).primary == LONG
     folder.close()
 
 
