@@ -94,10 +94,3 @@ class ClusterPort(Protocol):
 
     def healthy(self) -> bool:
         """Whether the bus is connected now (for /api/health and readiness)."""
-
-
-class SettingsPort(Protocol):
-    """The watched settings. Reads are local and never wait; writes are compare-and-set on the bus and
-    return after the write is stored (every process sees it within milliseconds)."""
-
-    # Implemented by hubwire.bus.settings.SettingsStore; see there for the methods.

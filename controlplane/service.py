@@ -28,7 +28,6 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
-    replicas_of,
     run_service,
     tell_ready,
 )
@@ -69,7 +68,7 @@ async def make_runner(
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and cleans the runner up."""
     cluster = Cluster(bus, dispatcher, gateways)
-    letters = DeadLetters(bus, memory=config.durability == "memory", replicas=replicas_of(config))
+    letters = DeadLetters(bus, memory=config.in_memory, replicas=config.replicas)
     app = create_app(cluster, settings, rest_config(config), events=Events(bus, gateways, letters))
     runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
     await runner.setup()

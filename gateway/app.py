@@ -35,7 +35,6 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
-    replicas_of,
     run_service,
     tell_ready,
 )
@@ -91,7 +90,7 @@ async def serve(
     try:
         _, owners = open_owners(bus, config)
         dispatcher = Dispatcher(bus, owners, name)
-        memory, replicas = config.durability == "memory", replicas_of(config)
+        memory, replicas = config.in_memory, config.replicas
         lease = Lease(bus, "gateway", name, config.lease_seconds, memory=memory, replicas=replicas)
         lease.on_lost = lambda: stop.now("the lease was lost")
         settings = store = await open_settings(bus, config, stop)
@@ -145,7 +144,7 @@ async def serve(
 
 def _targets(bus: BusClient, config: ProcessConfig) -> MakeTarget:
     """Where event listeners can lead: the cluster's own NATS."""
-    memory, replicas = config.durability == "memory", replicas_of(config)
+    memory, replicas = config.in_memory, config.replicas
 
     def target(endpoint: Endpoint) -> ListenerTarget | None:
         if isinstance(endpoint, NatsEndpoint):

@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import structlog
@@ -47,6 +48,7 @@ from hubwire.bus.envelopes import (
 from hubwire.bus.keys import group_key, partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settings import SettingsStore
+from hubwire.bus.settle import settle
 from hubwire.bus.subjects import gateway_subject
 from hubwire.model.errors import HubwireError, InvalidRequest, NotFound, Unavailable
 from hubwire.model.message import Message
@@ -176,19 +178,11 @@ class GatewayService:
         published after the upgrade reaches the client."""
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def answered(error: HubwireError | None) -> None:
-            if confirmed.done():
-                return
-            if error is None:
-                confirmed.set_result(None)
-            else:
-                confirmed.set_exception(error)
-
         handed_over = False
         try:
             for new_key in self.hubs.add(connection):
                 self.registrar.join(new_key)
-            self.registrar.when_all_confirmed(self.hubs.keys_of(connection), answered)
+            self.registrar.when_all_confirmed(self.hubs.keys_of(connection), partial(settle, confirmed, None))
             async with asyncio.timeout(self._limits.register_seconds):
                 await confirmed
             if connection.over:  # closed meanwhile, by REST or because we stop

@@ -15,7 +15,6 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
-    replicas_of,
     run_service,
     tell_ready_after,
     wait_unless_told,
@@ -38,7 +37,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
     name = new_run_name()
     log.info("router_starting", router=name)
     bus = await connect_bus(config, f"router-{name}", stop)
-    memory, replicas = config.durability == "memory", replicas_of(config)
+    memory, replicas = config.in_memory, config.replicas
     store, owners = open_owners(bus, config)
     lease = Lease(bus, "router", name, LEASE_SECONDS, memory=memory, replicas=replicas, strict=True)
     lease.on_lost = lambda: stop.now("the lease was lost")

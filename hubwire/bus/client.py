@@ -23,6 +23,7 @@ import structlog
 from nats.aio.client import Client as NatsClient
 from nats.js import JetStreamContext
 
+from hubwire.bus.settle import settle
 from hubwire.model.errors import LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -285,12 +286,7 @@ class BusClient:
         future: asyncio.Future[bytes] = self._loop.create_future()
 
         def answered(data: bytes | None, reason: str) -> None:
-            if future.done():
-                return
-            if data is None:
-                future.set_exception(Unavailable(reason))
-            else:
-                future.set_result(data)
+            settle(future, data or b"", Unavailable(reason) if data is None else None)
 
         self.request(subject, payload, answered, timeout, headers)
         return await future

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -30,6 +31,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import DELIVER_OVERHEAD, NOT_MINE, REFUSED, Entry, Part, batch_to_router, unpack
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
+from hubwire.bus.settle import settle
 from hubwire.bus.subjects import router_subject
 from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, LimitExceeded, Unavailable
 
@@ -177,15 +179,7 @@ class Dispatcher:
         """`submit` to await: the owner's answer. Raises what `submit` reports."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
-        def answered(answer: Any, error: HubwireError | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(answer)
-            else:
-                future.set_exception(error)
-
-        self.submit(partition, entry, answered, size=size, timeout=timeout)
+        self.submit(partition, entry, partial(settle, future), size=size, timeout=timeout)
         return await future
 
     # -- sending -----------------------------------------------------------------------------------

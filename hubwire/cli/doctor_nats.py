@@ -126,7 +126,7 @@ async def _jetstream(bus: BusClient, config: ProcessConfig) -> Check:
             "enable it (`jetstream {}` in the server's configuration); in a cluster, a majority must run",
         )
     limits = info.limits
-    wanted = "memory" if config.durability == "memory" else "storage"
+    wanted = "memory" if config.in_memory else "storage"
     used = float(getattr(info, wanted) or 0)
     most = float(getattr(limits, f"max_{wanted}") or -1)
     shown = f"{int(info.streams)} streams, {used / 1e6:.0f} MB of {wanted} used"
@@ -146,7 +146,7 @@ async def _stream_info(bus: BusClient, stream: str) -> dict[str, Any]:
 
 async def _buckets(bus: BusClient, config: ProcessConfig) -> Sequence[Check]:
     checks = []
-    replicas = 3 if config.durability == "replicated" else 1
+    replicas = config.replicas
     for bucket in ("hw_settings", OWNERS_BUCKET, LEASES_BUCKET):
         try:
             info = await _stream_info(bus, f"KV_{bucket}")
@@ -241,7 +241,7 @@ async def _leases(bus: BusClient, config: ProcessConfig) -> list[Check]:
 
 
 async def _owners(bus: BusClient, config: ProcessConfig, alive: set[str]) -> Check:
-    store = OwnersStore(bus, memory=config.durability == "memory", replicas=1)
+    store = OwnersStore(bus, memory=config.in_memory, replicas=1)
     try:
         table, _ = await store.read()
     except HubwireError as fault:

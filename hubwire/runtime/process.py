@@ -210,6 +210,16 @@ class ProcessConfig:
     """All that the file of --config says, also what only some of the rooms read (limits, management)."""
 
     @property
+    def in_memory(self) -> bool:
+        """Whether JetStream keeps everything in memory, lost with the server."""
+        return self.durability == "memory"
+
+    @property
+    def replicas(self) -> int:
+        """How many copies JetStream keeps."""
+        return 3 if self.durability == "replicated" else 1
+
+    @property
     def seed_keys(self) -> AccessKeys | None:
         """The keys to begin with when the cluster has none, or None when none were given."""
         if not self.access_key:

@@ -12,7 +12,7 @@ from hubwire.bus.settings_records import new_access_keys
 from hubwire.model.errors import Unavailable
 from hubwire.model.settings import AccessKeys
 from hubwire.runtime.process import ProcessConfig
-from hubwire.runtime.service import Stop, replicas_of
+from hubwire.runtime.service import Stop
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +32,8 @@ async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> Se
         try:
             store = await SettingsStore.open(
                 bus.js,
-                replicas=replicas_of(config),
-                storage="memory" if config.durability == "memory" else "file",
+                replicas=config.replicas,
+                storage="memory" if config.in_memory else "file",
             )
             await _seed(store, config)
             return store
@@ -46,14 +46,17 @@ async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> Se
             await asyncio.sleep(0.2)
 
 
+def _completed(seed: AccessKeys) -> AccessKeys:
+    made = new_access_keys()
+    return AccessKeys(seed.primary, seed.secondary or made.secondary, seed.salt or made.salt)
+
+
 async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
     seed = config.seed_keys
     if seed is not None:
         # Two keys are in force at any time, or they could not be exchanged without refusing clients; what
         # was not given is made.
-        made = new_access_keys()
-        complete = AccessKeys(seed.primary, seed.secondary or made.secondary, seed.salt or made.salt)
-        await store.ensure_keys(lambda: complete)
+        await store.ensure_keys(lambda: _completed(seed))
     else:
         await store.ensure_keys()
     for hub, settings in config.hubs.items():

@@ -33,10 +33,6 @@ def new_run_name() -> str:
     return f"{secrets.randbits(36):09x}"
 
 
-def replicas_of(config: ProcessConfig) -> int:
-    return 3 if config.durability == "replicated" else 1
-
-
 class Stop:
     """Told once, by a signal or by the service itself, and why."""
 
@@ -187,5 +183,5 @@ async def wait_unless_told(stop: Stop, *conditions: Awaitable[None]) -> None:
 
 
 def open_owners(bus: BusClient, config: ProcessConfig) -> tuple[OwnersStore, OwnersView]:
-    store = OwnersStore(bus, memory=config.durability == "memory", replicas=replicas_of(config))
+    store = OwnersStore(bus, memory=config.in_memory, replicas=config.replicas)
     return store, OwnersView(bus, store)

@@ -216,7 +216,7 @@ class Cluster(NamedTuple):
 @contextlib.asynccontextmanager
 async def behind(config: ProcessConfig) -> AsyncIterator[Cluster]:
     bus = await BusClient.connect(nats_options(config, name="behind"))
-    memory = config.durability == "memory"
+    memory = config.in_memory
     settings = await SettingsStore.open(bus.js, storage="memory" if memory else "file")
     try:
         yield Cluster(
