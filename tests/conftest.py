@@ -20,6 +20,14 @@ Running = HubwireUp | HubwireCluster
 TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": HubwireCluster}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (pytest-xdist): the tests of a topology share it, those of a file stay together."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        shared = callspec.params.get("topology") if callspec is not None else None
+        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """A failed test shows what the service logged."""
