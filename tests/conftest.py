@@ -21,7 +21,7 @@ TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": Hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (pytest-xdist): the tests of a topology share it, those of a file stay together."""
+    """With several workers (pytest-xdist) the tests of a topology share it, those of a file stay together."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         shared = callspec.params.get("topology") if callspec is not None else None
