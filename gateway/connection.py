@@ -21,7 +21,7 @@ from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, 
 from gateway.session import AckWindow, decide
 from gateway.transport import Flusher, WebSocketPeer
 from gateway.upstream.source import EventSource
-from hubwire.model.errors import HubwireError, ProtocolViolation
+from hubwire.model.errors import Conflict, HubwireError, ProtocolViolation
 from hubwire.model.message import DataType, Message
 from hubwire.model.permissions import PermissionSet
 
@@ -164,10 +164,11 @@ class Connection(WebSocketPeer):
         self.waiting = None
         self._executor.ended(self, category, reason)
 
-    def deliver(self, message: Message) -> None:
-        """Send one message to this client alone."""
+    def deliver(self, message: Message, done: Executed) -> None:
+        """Send one message to this client alone; `done` is called once what follows it may be sent."""
         opcode = BINARY if self.codec.is_binary(message) else TEXT
         self.send(frame(opcode, self.codec.message(message)))
+        done(None)
 
     def _send_payload(self, payload: bytes) -> None:
         self.send(frame(BINARY if self.codec.binary else TEXT, payload))
@@ -274,13 +275,17 @@ class Connection(WebSocketPeer):
             self.in_flight_bytes -= publish_size
         else:
             self.busy = False
+        done_before = isinstance(error, Conflict)  # by a request with this id that another gateway took
+        if ack_id is not None:
+            self.window.end(ack_id, error is None or done_before)
         if self.closing:
             return
         try:
             if ack_id is not None:
-                self.window.end(ack_id, error is None)
                 if error is None:
                     self._send_payload(self.codec.ack(ack_id))
+                elif done_before:
+                    self._send_payload(self.codec.ack(ack_id, "Duplicate", str(error)))
                 else:
                     self._send_payload(self.codec.ack(ack_id, "InternalServerError", "Internal server error"))
             self._go_on()

@@ -192,7 +192,8 @@ class ClientEvents:
             self._unhandled(connection, context.name, done)
             return
         elif message is not None:
-            connection.deliver(message)  # before the ack (4.5)
+            connection.deliver(message, done)  # before the ack (4.5)
+            return
         done(failure)
 
     async def _ask(self, context: EventContext) -> EventAnswered | EventFailed | None:
