@@ -81,7 +81,7 @@ class RestApi:
         if missing:
             raise AssertionError(f"Operations and handlers differ: {sorted(missing)}")
         self._services = services
-        self._prefixes = prefixes_of(services.config.public_endpoints)
+        self._prefixes = prefixes_of(services.own.public_endpoints)
         self._management = ManagementApi(services)
         self._documents = documents()
         self._in_progress = 0

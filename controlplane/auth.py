@@ -6,13 +6,12 @@ management-api.md 7.4); neither passes for the other.
 
 from __future__ import annotations
 
-import hmac
-
 from aiohttp import web
 
 from controlplane.endpoints import request_url_of
 from controlplane.problems import Problem
 from controlplane.settings import ControlPlaneConfig
+from hubwire.model.cluster_settings import is_token
 from hubwire.model.settings import AccessKeys
 from hubwire.model.tokens import verify_admin_token, verify_rest_token
 
@@ -42,7 +41,7 @@ def authenticate_admin(
 ) -> None:
     """Let the request pass, or raise Unauthenticated or Problem (401)."""
     token = bearer_of(request)
-    static = config.admin_token
-    if static is not None and hmac.compare_digest(token.encode(), static.encode()):
+    kept = config.admin_token_sha256
+    if kept is not None and is_token(token, kept):
         return
     verify_admin_token(token, keys=(keys.primary, keys.secondary), now=now)

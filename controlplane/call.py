@@ -15,9 +15,10 @@ from controlplane.ports import ClusterPort
 from controlplane.problems import INVALID_GROUP, Problem, invalid
 from controlplane.query import QueryString
 from controlplane.settings import ControlPlaneConfig
+from hubwire.model.cluster_settings import ClusterSettings
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.names import HubName, is_valid_group, normalize_hub
-from hubwire.model.settings import AccessKeys, HubSettings
+from hubwire.model.settings import AccessKeys, HubLimits, HubSettings
 
 
 class Settings(Protocol):
@@ -30,7 +31,16 @@ class Settings(Protocol):
 
     def hub_entry(self, name: str) -> tuple[str, HubSettings] | None: ...
 
-    async def put_hub(self, name: str, settings: HubSettings) -> None: ...
+    @property
+    def cluster(self) -> ClusterSettings: ...
+
+    def limits(self, hub: str) -> HubLimits: ...
+
+    async def change_hub(
+        self, name: str, change: Callable[[HubSettings | None], HubSettings]
+    ) -> HubSettings: ...
+
+    async def change_cluster(self, change: Callable[[ClusterSettings], ClusterSettings]) -> bool: ...
 
     async def delete_hub(self, name: str) -> bool: ...
 
@@ -43,9 +53,14 @@ class Services:
 
     cluster: ClusterPort
     settings: Settings
-    config: ControlPlaneConfig
+    own: ControlPlaneConfig  # what this process was told; the cluster's settings lie over it
     clock: Callable[[], float]  # Unix seconds
     events: EventsPort | None = None  # None where there are no gateways to ask
+
+    @property
+    def config(self) -> ControlPlaneConfig:
+        """What is in force now. Take it once where several values have to fit together."""
+        return self.own.under(self.settings.cluster)
 
 
 @dataclass(frozen=True, slots=True)

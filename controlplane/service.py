@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import msgspec
 import structlog
 from aiohttp import web
 
@@ -39,23 +37,12 @@ SHUTDOWN_SECONDS = 5.0
 
 
 def rest_config(config: ProcessConfig) -> ControlPlaneConfig:
-    """What the process and the cluster's file say of the REST API; the defaults where they say nothing."""
-    given: dict[str, Any] = {"public_endpoints": config.public_endpoints}
-    management: dict[str, Any] = {}
-    if config.file is not None:
-        given |= _said(config.file.limits)
-        if config.file.cors_origins is not None:
-            given["cors_origins"] = config.file.cors_origins
-        management = _said(config.file.management)
-        given["admin_token"] = management.pop("admin_token", None)
-    # Known where REST is served by a gateway's process; a control plane of its own is told by the file.
-    if config.upstream_token_url or config.upstream_token_file:
-        management["upstream_identity"] = True
-    return ControlPlaneConfig(management=ManagementConfig(**management), **given)
-
-
-def _said(section: msgspec.Struct) -> dict[str, Any]:
-    return {name: value for name, value in msgspec.structs.asdict(section).items() if value is not None}
+    """What the process itself knows of the REST API; all else is the cluster's, and watched."""
+    # Known where REST is served by a gateway's process; for a control plane of its own the cluster says it.
+    identity = bool(config.upstream_token_url or config.upstream_token_file)
+    return ControlPlaneConfig(
+        public_endpoints=config.public_endpoints, management=ManagementConfig(upstream_identity=identity)
+    )
 
 
 async def make_runner(

@@ -1,15 +1,17 @@
-"""The control plane's settings: typed, frozen, read once by whoever starts it, and passed as an argument."""
+"""The control plane's settings: typed, frozen, those of the process with those of the cluster over them."""
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from hubwire.model.cluster_settings import ClusterSettings
 from hubwire.model.limits import MAX_MESSAGE_BYTES
 
 
-class ManagementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class ManagementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How this instance presents itself over Azure's management API (management-api.md 1).
 
     An empty id or name means that any is answered for; lists then show the stand-in below.
@@ -35,7 +37,7 @@ class ManagementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return self.resource_name or "hubwire"
 
 
-class ControlPlaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class ControlPlaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Everything that the REST data plane and the management API can be told.
 
     Raises ValueError when a value is out of range.
@@ -53,8 +55,8 @@ class ControlPlaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Requests in progress in this process; one more is answered 429 with Retry-After. None: no limit."""
     request_seconds: float = 30.0
     """Time for a whole request, the body's arrival included: then 408 or 503, never a hang."""
-    admin_token: str | None = None
-    """A static bearer token for the management API, beside those signed with an access key. Off when None."""
+    admin_token_sha256: str | None = None
+    """Hash of a static bearer token for the management API, beside the tokens signed with an access key."""
     management: ManagementConfig = ManagementConfig()
 
     def __post_init__(self) -> None:
@@ -70,9 +72,25 @@ class ControlPlaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or absent.")
-        if self.admin_token is not None and len(self.admin_token) < 16:
-            raise ValueError("adminToken must have at least 16 characters.")
 
-    def __repr__(self) -> str:
-        shown = "***" if self.admin_token else None
-        return f"ControlPlaneConfig(public_endpoints={self.public_endpoints!r}, admin_token={shown!r}, ...)"
+    def under(self, cluster: ClusterSettings) -> ControlPlaneConfig:
+        """This with what the cluster's settings say over it. Costs nothing while those stay the same."""
+        seen: tuple[ClusterSettings, ControlPlaneConfig] | None = self.__dict__.get("_under")
+        if seen is not None and seen[0] is cluster:
+            return seen[1]
+        said = _said(cluster.limits)
+        if cluster.cors_origins is not None:
+            said["cors_origins"] = cluster.cors_origins
+        names = _said(cluster.management)
+        if "admin_token_sha256" in names:
+            said["admin_token_sha256"] = names.pop("admin_token_sha256")
+        # A process that has credentials of its own knows that there are some.
+        names["upstream_identity"] = self.management.upstream_identity or bool(names.get("upstream_identity"))
+        said["management"] = msgspec.structs.replace(self.management, **names)
+        found = msgspec.structs.replace(self, **said)
+        self.__dict__["_under"] = (cluster, found)
+        return found
+
+
+def _said(section: msgspec.Struct) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(section).items() if value is not None}

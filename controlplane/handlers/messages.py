@@ -22,6 +22,9 @@ async def _send(call: Call, target: Target, *, excluded: bool, filtered: bool) -
     content_type = parse_content_type(call.request.headers.get("Content-Type"))
     metadata = read_metadata(call.request)
     limit = call.services.config.max_body_bytes
+    own = call.services.settings.limits(hub).max_message_bytes
+    if own is not None:
+        limit = min(limit, own)
     data = to_message_data(content_type, await read_body(call.request, limit), limit)
     group = target.name if target.kind == "group" else None
     await call.cluster.publish(

@@ -26,6 +26,8 @@ def hub_body(resource: ResourceId, name: str, settings: HubSettings) -> dict[str
         # What was not given is left out, as Azure does.
         for key in [key for key, value in handler.items() if value is None]:
             del handler[key]
+    if not properties["limits"]:  # ours, not Azure's: shown where there are some
+        del properties["limits"]
     return {
         "properties": properties,
         "id": f"{resource}/hubs/{name}",
@@ -51,16 +53,23 @@ async def put_hub(services: Services, resource: ResourceId, name: str, request: 
     """200 for a change, 201 for the first settings of a hub, both with the finished hub: no polling.
 
     `validation`, which SDKs do not look at, says which of its event handlers agreed to be called, and why
-    not; it is null when nobody could ask.
+    not; it is null when nobody could ask. `limits`, which Azure has none of, stay as they are when they are
+    not named, or each change by a vendor's tool would lift them; null takes them away.
     """
     try:
         normalize_hub(name)
-        settings = _read(await read_body(request, services.config.max_body_bytes))
+        wanted, limits_named = _read(await read_body(request, services.config.max_body_bytes))
     except InvalidRequest as error:
         raise bad_content(str(error), error.target) from None
-    _refuse_unsupported(services, settings)
+    _refuse_unsupported(services, wanted)
     had = services.settings.hub_entry(name) is not None
-    await services.settings.put_hub(name, settings)
+
+    def change(present: HubSettings | None) -> HubSettings:
+        if present is None or limits_named:
+            return wanted
+        return msgspec.structs.replace(wanted, limits=present.limits)
+
+    settings = await services.settings.change_hub(name, change)
     body = hub_body(resource, name, settings)
     # A warning, no condition: the upstream may not be up yet (server-events.md 1.7).
     body["validation"] = await verdicts(services, request, name, settings)
@@ -73,7 +82,8 @@ async def delete_hub(services: Services, name: str) -> web.Response:
     return web.Response(status=200, headers={"Content-Length": "0"}) if had else web.Response(status=204)
 
 
-def _read(body: bytes) -> HubSettings:
+def _read(body: bytes) -> tuple[HubSettings, bool]:
+    """The settings, and whether their limits are named at all."""
     try:
         content = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -84,7 +94,7 @@ def _read(body: bytes) -> HubSettings:
     for name in properties:
         if name in _UNSUPPORTED and properties[name] is not None:
             raise not_supported(f"The hub property '{name}' is not supported by this service: leave it out.")
-    return parse_hub_settings(properties)
+    return parse_hub_settings(properties), "limits" in properties
 
 
 def _refuse_unsupported(services: Services, settings: HubSettings) -> None:

@@ -16,6 +16,7 @@ from controlplane.auth import authenticate_admin
 from controlplane.call import Services
 from controlplane.endpoints import endpoint_of
 from controlplane.management import hubs, keys, resource
+from controlplane.management.cluster import answer_settings
 from controlplane.management.errors import (
     ManagementProblem,
     json_response,
@@ -75,6 +76,8 @@ class ManagementApi:
             return json_response(resource.metadata_body(endpoint))  # read before anybody has signed in
         authenticate_admin(request, self._services.settings.keys, config, self._services.clock())
         query = QueryString(target.query)
+        if lowered == ["hubwire", "settings"]:
+            return await answer_settings(self._services, request)
         if lowered[0] == "hubwire":
             return await answer_own(self._services, request, segments[1:], query)
         _check_version(query)

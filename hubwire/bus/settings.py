@@ -1,4 +1,4 @@
-"""The settings that every process watches: hub settings, access keys, values of the cluster.
+"""The settings that every process watches: hub settings, access keys, the cluster's own.
 
 They live in the JetStream key-value bucket `hw_settings` (DESIGN.md section 4). Every process holds all of
 them in memory: reads never wait and go on while the bus is away. Writes are compare-and-set.
@@ -23,8 +23,9 @@ import structlog
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 
+from hubwire.bus.settings_known import KnownSettings
 from hubwire.bus.settings_records import (
-    HUB_PREFIX,
+    CLUSTER_KEY,
     KEYS_KEY,
     HubEntry,
     Record,
@@ -36,9 +37,10 @@ from hubwire.bus.settings_records import (
     new_access_keys,
     value_key,
 )
-from hubwire.bus.settings_watch import Entry, Watch, bind_bucket
-from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, Unavailable
-from hubwire.model.settings import DEFAULT_HUB_SETTINGS, AccessKeys, HubSettings
+from hubwire.bus.settings_watch import Watch, bind_bucket
+from hubwire.model.cluster_settings import ClusterSettings
+from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
+from hubwire.model.settings import AccessKeys, HubSettings
 
 __all__ = ["BUCKET", "HubEntry", "SettingsStore", "new_access_key", "new_access_keys"]
 
@@ -49,7 +51,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-class SettingsStore:
+class SettingsStore(KnownSettings):
     """All settings of the cluster, in memory, kept up to date by one task. Made by `open`, ended by `close`.
 
     Every method that is awaited ends within `deadline_seconds` or raises Unavailable. A write that raised
@@ -65,15 +67,13 @@ class SettingsStore:
         deadline_seconds: float,
         check_seconds: float,
     ) -> None:
+        super().__init__()
         self._js = js
         self._nc = js._nc  # the context is all that callers hand over; it has no public way to its connection
         self._replicas = replicas
         self._storage = storage
         self._deadline_seconds = deadline_seconds
         self._check_seconds = check_seconds
-        self._records: dict[str, Record] = {}
-        self._hubs: dict[str, HubEntry] = {}
-        self._listeners: list[Callable[[], None]] = []
         # Writes and resynchronisation exclude each other: a revision is compared only inside one incarnation.
         self._lock = asyncio.Lock()
         self._kv: KeyValue | None = None
@@ -126,58 +126,25 @@ class SettingsStore:
             await asyncio.gather(task, return_exceptions=True)
         await self._drop_watch()
 
-    # --- reads: local, never wait ---
-
-    def hub(self, name: str) -> HubSettings:
-        """The settings of a hub, in any case; the defaults when it has none."""
-        entry = self._hubs.get(name.lower())
-        return entry.settings if entry is not None else DEFAULT_HUB_SETTINGS
-
-    def hub_entry(self, name: str) -> HubEntry | None:
-        """The settings of a hub with its name as it was given, or None when it has none of its own."""
-        return self._hubs.get(name.lower())
-
-    def hubs(self) -> dict[str, HubSettings]:
-        """All hubs that have settings, by their name in the case it was given, sorted without case."""
-        return {entry.name: entry.settings for _, entry in sorted(self._hubs.items())}
-
-    @property
-    def keys(self) -> AccessKeys:
-        """The access keys. Raises Unavailable before anybody has set them (`ensure_keys` at start)."""
-        record = self._records.get(KEYS_KEY)
-        if record is None or not isinstance(record.value, AccessKeys):
-            raise Unavailable("The cluster has no access keys yet.")
-        return record.value
-
-    def get(self, name: str) -> object | None:
-        """A free-form value of the cluster (JSON), or None."""
-        record = self._records.get(value_key(name))
-        return record.value if record is not None else None
-
-    @property
-    def cluster_id(self) -> str | None:
-        """The cluster's identity, once somebody has called `ensure("cluster_id", ...)`."""
-        value = self.get("cluster_id")
-        return value if isinstance(value, str) else None
-
-    def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called after each change, in the event loop, without arguments. It must not block.
-
-        Returns the function that takes the callback away again (more than once does no harm).
-        """
-        self._listeners.append(callback)
-
-        def remove() -> None:
-            if callback in self._listeners:
-                self._listeners.remove(callback)
-
-        return remove
-
     # --- writes: compare-and-set, bounded ---
 
     async def put_hub(self, name: str, settings: HubSettings) -> None:
         """Set a hub's settings; `name` keeps its case for answers. Of two at once the later one stays."""
-        await self._write(hub_key(name), name, lambda _: settings)
+        await self.change_hub(name, lambda _: settings)
+
+    async def change_hub(self, name: str, change: Callable[[HubSettings | None], HubSettings]) -> HubSettings:
+        """Make a hub's settings of those that it has, if any. `change` is called again when somebody else was
+        quicker, and what it raises is passed on. Returns what was stored."""
+        made: HubSettings | None = None
+
+        def decide(present: HubSettings | None) -> HubSettings:
+            nonlocal made
+            made = change(present)
+            return made
+
+        await self._write(hub_key(name), name, decide)
+        assert made is not None
+        return made
 
     async def delete_hub(self, name: str) -> bool:
         """Take a hub's settings away. False when there were none."""
@@ -221,6 +188,21 @@ class SettingsStore:
 
         await self._write(KEYS_KEY, "", decide)
         return self.keys
+
+    async def change_cluster(self, change: Callable[[ClusterSettings], ClusterSettings]) -> bool:
+        """Make the cluster's settings of those that there are; as `change_hub`. Nothing is written when that
+        changes nothing; returns whether it did."""
+        wrote = False
+
+        def decide(present: ClusterSettings | None) -> Any:
+            nonlocal wrote
+            before = present or ClusterSettings()
+            after = change(before)
+            wrote = after != before
+            return after if wrote else _KEEP
+
+        await self._write(CLUSTER_KEY, "", decide)
+        return wrote
 
     async def put(self, name: str, value: object) -> None:
         """Set a free-form value (anything that JSON can say); None takes it away."""
@@ -377,44 +359,6 @@ class SettingsStore:
         watch, self._watch = self._watch, None
         if watch is not None:
             await watch.stop()
-
-    # --- what is known ---
-
-    def _read(self, entry: Entry) -> Record | None:
-        if entry.data is None:
-            return Record(entry.revision, Stored(0), None)
-        try:
-            return decode_stored(entry.key, entry.revision, entry.data)
-        except InternalError as error:
-            _log.error("setting_unreadable", key=entry.key, revision=entry.revision, error=str(error))
-            old = self._records.get(entry.key)
-            return old._replace(revision=entry.revision) if old is not None else None
-
-    def _take(self, key: str, record: Record | None) -> None:
-        """Make a newer record the known one, and tell the listeners if that changed anything."""
-        known = self._records.get(key)
-        if record is None or (known is not None and record.revision <= known.revision):
-            return
-        before = self._records
-        self._records = {**before, key: record}
-        self._changed(before)
-
-    def _changed(self, before: dict[str, Record]) -> None:
-        records = self._records
-        if before.keys() == records.keys() and all(
-            before[key].value == record.value for key, record in records.items()
-        ):
-            return
-        self._hubs = {
-            record.value.name.lower(): record.value
-            for key, record in records.items()
-            if key.startswith(HUB_PREFIX) and isinstance(record.value, HubEntry)
-        }
-        for listener in tuple(self._listeners):
-            try:
-                listener()
-            except Exception:
-                _log.exception("settings_listener_failed")
 
 
 _KEEP = object()  # what a decision returns to leave the setting as it is

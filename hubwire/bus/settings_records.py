@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from hubwire.model.cluster_settings import ClusterSettings
 from hubwire.model.errors import InternalError
 from hubwire.model.settings import AccessKeys, HubSettings
 
 KEYS_KEY = "keys"
+CLUSTER_KEY = "cluster"
 HUB_PREFIX = "hub."
 VALUE_PREFIX = "value."
 
@@ -44,7 +46,7 @@ class Record(NamedTuple):
 
     revision: int
     stored: Stored
-    value: HubEntry | AccessKeys | object | None
+    value: HubEntry | AccessKeys | ClusterSettings | object | None
 
 
 def hub_key(name: str) -> str:
@@ -70,13 +72,15 @@ def decode_stored(key: str, revision: int, data: bytes) -> Record:
     """
     try:
         stored = msgspec.json.decode(data, type=Stored)
-        value: HubEntry | AccessKeys | object | None
+        value: HubEntry | AccessKeys | ClusterSettings | object | None
         if bytes(stored.value) == b"null":
             value = None
         elif key.startswith(HUB_PREFIX):
             value = HubEntry(stored.name, msgspec.json.decode(stored.value, type=HubSettings))
         elif key == KEYS_KEY:
             value = msgspec.json.decode(stored.value, type=AccessKeys)
+        elif key == CLUSTER_KEY:
+            value = msgspec.json.decode(stored.value, type=ClusterSettings)
         else:
             value = msgspec.json.decode(stored.value)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -8,12 +8,15 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hubwire.cli.options import add_json
 from hubwire.cli.output import Output, table
 from hubwire.cli.rest import call_management, resource_path, segment
 from hubwire.cli.target import ServiceTarget, add_target, find_target
 from hubwire.model.errors import InvalidRequest, NotFound, Unavailable
 from hubwire.model.names import normalize_hub
+from hubwire.model.settings import HubLimits
 
 _HANDLER_KEYS = {
     "url": "urlTemplate",
@@ -23,6 +26,7 @@ _HANDLER_KEYS = {
 }
 _SYSTEM_KEYS = ("system", "system-event", "system-events")
 _SYSTEM_EVENTS = ("connect", "connected", "disconnected")
+_LIMITS = [field.encode_name for field in msgspec.structs.fields(HubLimits)]
 _LISTENER_FORM = "events=* system=connected,disconnected stream=AWPS prefix=awps delivery=bestEffort"
 _HANDLER_FORM = "url=https://app/{event} events=* system=connect,connected"
 
@@ -68,6 +72,14 @@ def _set_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--no-event-listeners", action="store_true", help="remove all event listeners")
     parser.add_argument("--anonymous", choices=("allow", "deny"), help="whether clients need a token")
+    parser.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        help="a limit of this hub; without a VALUE that of the cluster again; may be repeated: "
+        + ", ".join(_LIMITS),
+    )
+    parser.add_argument("--no-limits", action="store_true", help="remove all limits of this hub")
     parser.add_argument("--keep-alive", metavar="SECONDS", type=int, help="WebSocket pings, 1 to 120")
     parser.add_argument(
         "--file",
@@ -153,6 +165,8 @@ def _set(target: ServiceTarget, path: str, changes: dict[str, Any], *, whole: bo
             properties = call_management(target, "GET", path).json()["properties"]
         except NotFound:
             pass  # its first settings
+        if changes.get("limits"):
+            changes = {**changes, "limits": {**properties.get("limits", {}), **changes["limits"]}}
     answer = call_management(target, "PUT", path, {"properties": {**properties, **changes}})
     return dict(answer.json())
 
@@ -161,7 +175,8 @@ def _changes(args: Namespace) -> dict[str, Any]:
     """What `set` was asked to change, in Azure's names. Raises InvalidRequest."""
     changes: dict[str, Any] = {}
     if args.file:
-        changes = _from_file(args.file)
+        content = read_object(args.file)
+        changes = dict(content.get("properties", content))
     if args.event_handler and args.no_event_handlers:
         raise InvalidRequest("--event-handler and --no-event-handlers exclude each other; give one.")
     if args.event_handler:
@@ -176,6 +191,12 @@ def _changes(args: Namespace) -> dict[str, Any]:
         changes["eventListeners"] = []
     if args.anonymous:
         changes["anonymousConnectPolicy"] = args.anonymous
+    if args.limit and args.no_limits:
+        raise InvalidRequest("--limit and --no-limits exclude each other; give one.")
+    if args.limit:
+        changes["limits"] = dict(map(parse_limit, args.limit))
+    if args.no_limits:
+        changes["limits"] = None
     if args.keep_alive is not None:
         changes["webSocketKeepAliveIntervalInSeconds"] = args.keep_alive
     if not changes and not args.file:
@@ -211,6 +232,18 @@ def parse_handler(words: list[str]) -> dict[str, Any]:
     return handler
 
 
+def parse_limit(word: str) -> tuple[str, int | None]:
+    """A limit from a NAME=VALUE word, None for one that is taken away. Raises InvalidRequest."""
+    name, equals, value = word.partition("=")
+    if not equals or name not in _LIMITS:
+        raise InvalidRequest(f"--limit: {word!r} is not understood; the limits are {', '.join(_LIMITS)}.")
+    if not value:
+        return name, None
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise InvalidRequest(f"--limit: {name} must be a whole number above 0, or nothing.")
+    return name, int(value)
+
+
 def parse_listener(words: list[str]) -> dict[str, Any]:
     """One event listener from KEY=VALUE words. What the words say is judged by the service. Raises
     InvalidRequest for a word that is not understood."""
@@ -234,7 +267,8 @@ def parse_listener(words: list[str]) -> dict[str, Any]:
     return listener
 
 
-def _from_file(name: str) -> dict[str, Any]:
+def read_object(name: str) -> dict[str, Any]:
+    """The JSON object in a file, or on stdin when it is named "-". Raises InvalidRequest."""
     try:
         content = json.loads(sys.stdin.read() if name == "-" else Path(name).read_text())
     except OSError as fault:
@@ -243,4 +277,4 @@ def _from_file(name: str) -> dict[str, Any]:
         raise InvalidRequest(f"--file {name} is not JSON: {fault}.") from fault
     if not isinstance(content, dict):
         raise InvalidRequest(f"--file {name} must hold one JSON object.")
-    return dict(content.get("properties", content))
+    return content

@@ -39,6 +39,7 @@ COMMANDS = (
     Command("connect", "connect", "a client in the terminal: join, send, leave, see frames"),
     Command("publish", "publish", "send a message to a hub, group, user or connection"),
     Command("hubs", "hubs", "list, show, set or remove hub settings"),
+    Command("settings", "settings", "show or change what all processes share: CORS, limits, management"),
     Command("events", "events", "watch events, see why they fail, test an event handler"),
     Command("keys", "keys", "show or regenerate the access keys"),
     Command("doctor", "doctor", "check NATS, JetStream, clock, leases and reachability"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from hubwire.bus.settings import SettingsStore
+from hubwire.model.cluster_settings import overlaid
 from hubwire.model.errors import Unavailable
 from hubwire.model.settings import AccessKeys
 from hubwire.runtime.data_folder import write_keys, write_private
@@ -18,8 +19,8 @@ _log = get_logger("settings")
 
 
 async def apply_orders(store: SettingsStore, config: ProcessConfig) -> None:
-    """--access-key, and the hubs in the file of --config, take the place of what is stored. Raises
-    Unavailable."""
+    """--access-key, and what the file of --config says of hubs and of the cluster, take the place of what is
+    stored. Raises Unavailable."""
     if config.access_key_is_order and config.seed_keys is not None and store.keys != config.seed_keys:
         await store.set_keys(config.seed_keys)
         _log.info("access_keys_set", reason="given at start")
@@ -28,6 +29,10 @@ async def apply_orders(store: SettingsStore, config: ProcessConfig) -> None:
         if entry is None or entry.settings != settings:
             await store.put_hub(hub, settings)
             _log.info("hub_settings_set", hub=hub, reason="config file")
+    if config.file is not None:
+        given = config.file.cluster_settings()
+        if await store.change_cluster(lambda present: overlaid(present, given)):
+            _log.info("cluster_settings_set", reason="config file")
 
 
 def follow_keys(store: SettingsStore, keys_file: Path, *, keep: bool) -> None:

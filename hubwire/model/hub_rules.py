@@ -26,6 +26,7 @@ from hubwire.model.settings import (
     EventListener,
     EventNameFilter,
     GroupPresenceEvents,
+    HubLimits,
     HubSettings,
     ManagedIdentity,
     NatsEndpoint,
@@ -47,7 +48,7 @@ MAX_EVENT_LISTENERS = 10
 Place = tuple[str | int, ...]
 
 _INSIDE: dict[type[msgspec.Struct], dict[str, type[msgspec.Struct]]] = {
-    HubSettings: {"eventHandlers": EventHandler, "eventListeners": EventListener},
+    HubSettings: {"eventHandlers": EventHandler, "eventListeners": EventListener, "limits": HubLimits},
     EventListener: {"filter": EventNameFilter},
     EventHandler: {"auth": UpstreamAuth, "groupPresenceEvents": GroupPresenceEvents},
     UpstreamAuth: {"managedIdentity": ManagedIdentity},

@@ -9,6 +9,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hubwire.model.limits import MAX_MESSAGE_BYTES
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+MessageBytes = Annotated[int, msgspec.Meta(ge=1, le=MAX_MESSAGE_BYTES)]
 KeepAliveSeconds = Annotated[int, msgspec.Meta(ge=1, le=120)]
 
 
@@ -69,6 +73,24 @@ class EventListener(msgspec.Struct, frozen=True, rename="camel"):
     delivery: Literal["bestEffort", "required"] = "bestEffort"
 
 
+class HubLimits(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What one hub may take, an extension of Azure's settings (client-protocols.md 8). None: the cluster's
+    `hub_limits`, and without those what the service itself bears. In force at once, for open connections too.
+
+    `max_connections_per_gateway`: one more is refused with 429; those that are open stay.
+    `max_message_bytes`: of a message that a client or a REST caller sends; 1009 or 413 above it.
+    `outbox_bytes`: what may wait for a client that does not read; closed with 1008 above it.
+    `max_groups_per_connection`: one more is refused; nobody is put out of a group.
+    `messages_per_second`: a client's; what is above it waits, and the client's socket is not read meanwhile.
+    """
+
+    max_connections_per_gateway: Positive | None = None
+    max_message_bytes: MessageBytes | None = None
+    outbox_bytes: Positive | None = None
+    max_groups_per_connection: Positive | None = None
+    messages_per_second: Positive | None = None
+
+
 class HubSettings(msgspec.Struct, frozen=True, rename="camel"):
     """The settings of one hub. A hub without settings works with these defaults."""
 
@@ -76,6 +98,7 @@ class HubSettings(msgspec.Struct, frozen=True, rename="camel"):
     event_listeners: tuple[EventListener, ...] = ()
     anonymous_connect_policy: Literal["allow", "deny"] = "deny"
     web_socket_keep_alive_interval_in_seconds: KeepAliveSeconds = 20
+    limits: HubLimits = HubLimits()
 
 
 class AccessKeys(msgspec.Struct, frozen=True):

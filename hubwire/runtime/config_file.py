@@ -23,15 +23,19 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import yaml
 
+from hubwire.model.cluster_settings import (
+    MIN_ADMIN_TOKEN_CHARACTERS,
+    ClusterSettings,
+    ManagementSettings,
+    RestLimits,
+    hash_of_token,
+)
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.hub_rules import hub_faults, place_text
 from hubwire.model.names import normalize_hub
-from hubwire.model.settings import AccessKeys, HubSettings
+from hubwire.model.settings import AccessKeys, HubLimits, HubSettings
 from hubwire.runtime import parsers
 from hubwire.runtime.config_tree import Fault, Tree, check
-
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class KeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -41,23 +45,13 @@ class KeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     secondary: str | None = None
 
 
-class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Of the REST API (`controlplane.settings.ControlPlaneConfig`, which has the meanings). Absent: the
-    default there."""
-
-    max_body_bytes: Positive | None = None
-    max_minutes_to_expire: Positive | None = None
-    max_concurrent_requests: Positive | None = None
-    request_seconds: Seconds | None = None
-
-
 class ManagementFileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """How the instance presents itself over Azure's management API, and a static token for it.
 
     `upstream_identity` tells a control plane of its own that the gateways have credentials for handlers with
     auth ManagedIdentity."""
 
-    admin_token: Annotated[str, msgspec.Meta(min_length=16)] | None = None
+    admin_token: Annotated[str, msgspec.Meta(min_length=MIN_ADMIN_TOKEN_CHARACTERS)] | None = None
     subscription_id: str | None = None
     resource_group: str | None = None
     resource_name: str | None = None
@@ -71,7 +65,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     access_keys: KeysConfig | None = None
     public_endpoints: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] | None = None
-    limits: LimitsConfig = LimitsConfig()
+    limits: RestLimits = RestLimits()
+    hub_limits: HubLimits = HubLimits()
     management: ManagementFileConfig = ManagementFileConfig()
     hubs: dict[str, HubSettings] = {}
 
@@ -80,6 +75,14 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
         if self.access_keys is None:
             return None
         return AccessKeys(self.access_keys.primary, self.access_keys.secondary or "")
+
+    def cluster_settings(self) -> ClusterSettings:
+        """What the file says of the settings that all processes share; of the token only its hash."""
+        names = msgspec.structs.asdict(self.management)
+        token = names.pop("admin_token")
+        hashed = None if token is None else hash_of_token(token)
+        management = ManagementSettings(admin_token_sha256=hashed, **names)
+        return ClusterSettings(self.cors_origins, self.limits, self.hub_limits, management)
 
     def __repr__(self) -> str:
         return f"ClusterConfig(public_endpoints={self.public_endpoints!r}, hubs={sorted(self.hubs)!r}, ...)"

@@ -9,6 +9,7 @@ import structlog
 from hubwire.bus.client import BusClient
 from hubwire.bus.settings import SettingsStore
 from hubwire.bus.settings_records import new_access_keys
+from hubwire.model.cluster_settings import overlaid
 from hubwire.model.errors import Unavailable
 from hubwire.model.settings import AccessKeys
 from hubwire.runtime.process import ProcessConfig
@@ -62,3 +63,7 @@ async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
     for hub, settings in config.hubs.items():
         if store.hub_entry(hub) is None:
             await store.put_hub(hub, settings)
+    if config.file is not None:
+        # What the cluster has not been told yet; the rest stays as it is.
+        given = config.file.cluster_settings()
+        await store.change_cluster(lambda present: overlaid(given, present))

@@ -135,6 +135,12 @@ def test_hub_settings_are_set_shown_changed_and_removed(up: Up) -> None:
     assert changed["eventHandlers"][0]["systemEvents"] == ["connected"]
     assert changed == result(up, "hubs", "show", "SHOP")["properties"]
     assert "http://127.0.0.1:9/{event}" in hubwire(up, "hubs", "list").stdout
+    words = ("--limit", "maxMessageBytes=1000", "--limit", "messagesPerSecond=5")
+    limited = result(up, "hubs", "set", "shop", *words)["properties"]
+    assert limited == {**changed, "limits": {"maxMessageBytes": 1000, "messagesPerSecond": 5}}
+    one_less = result(up, "hubs", "set", "shop", "--limit", "messagesPerSecond=")["properties"]
+    assert one_less["limits"] == {"maxMessageBytes": 1000}
+    assert result(up, "hubs", "set", "shop", "--no-limits")["properties"] == changed
     again = result(up, "hubs", "set", "shop", "--file", "-", typed=json.dumps({"properties": changed}))
     assert again["properties"] == changed
     assert result(up, "hubs", "remove", "shop")["removed"] is True
@@ -146,6 +152,26 @@ def test_settings_that_the_service_refuses_are_a_sentence(up: Up) -> None:
     failed = hubwire(up, "hubs", "set", "shop", "--keep-alive", "500", fails=True)
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
+
+
+def test_what_all_processes_share_is_set_shown_and_taken_away(up: Up) -> None:
+    assert result(up, "settings", "show") == {}
+    made = result(up, "settings", "set", "corsOrigins=https://a.example", "limits.requestSeconds=20")
+    assert made == {"corsOrigins": ["https://a.example"], "limits": {"requestSeconds": 20}}
+    typed = json.dumps({"management": {"adminToken": "a-token-that-is-long-enough"}})
+    result(up, "settings", "set", "--file", "-", typed=typed)
+    assert result(up, "settings", "show") == {**made, "management": {"adminToken": "***"}}
+    for words, said in (
+        (("corsOrigin=x",), "corsOrigin is not a setting"),
+        (("limits.maxBodyBytes=many",), "limits.maxBodyBytes"),
+        (("limits",), "write NAME=VALUE"),
+        ((), "There is nothing to set"),
+    ):
+        failed = hubwire(up, "settings", "set", *words, fails=True)
+        assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+        assert said in failed.stderr
+    assert result(up, "settings", "set", "corsOrigins=", "limits=", "management=") == {}
+    assert "Nothing has been set" in hubwire(up, "settings", "show").stderr
 
 
 def test_a_regenerated_key_is_in_force_at_once_and_after_a_restart(tmp_path: Path) -> None:

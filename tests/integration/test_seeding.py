@@ -1,13 +1,20 @@
-"""The first keys of a cluster: two are in force from the start, however many were given."""
+"""What a cluster begins with: two keys, however many were given; and what its first file says."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from support.nats import NatsServer
 
 from hubwire.bus.client import BusClient
+from hubwire.bus.settings import SettingsStore
+from hubwire.cli.settings_follow import apply_orders
+from hubwire.model.cluster_settings import ClusterSettings, RestLimits, hash_of_token
+from hubwire.model.settings import HubLimits
+from hubwire.runtime.config_file import parse_config
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
@@ -31,3 +38,61 @@ async def test_a_cluster_that_is_given_one_key_makes_the_other_and_all_agree(tmp
         finally:
             for bus in buses:
                 await bus.close()
+
+
+TOKEN = "a-static-token-of-an-operator"
+
+
+def told(nats: NatsServer, text: str) -> ProcessConfig:
+    """A process with this config file."""
+    return ProcessConfig(nats_servers=(nats.url,), durability="memory", file=parse_config(text))
+
+
+@asynccontextmanager
+async def opened(config: ProcessConfig) -> AsyncIterator[SettingsStore]:
+    bus = await BusClient.connect(nats_options(config, name="seeding"))
+    try:
+        store = await open_settings(bus, config, Stop())
+        yield store
+        await store.close()
+    finally:
+        await bus.close()
+
+
+async def test_the_first_file_says_what_the_cluster_shares_and_later_ones_only_what_is_open(
+    tmp_path: Path,
+) -> None:
+    first = f"corsOrigins: [https://a]\nlimits: {{maxBodyBytes: 5}}\nmanagement: {{adminToken: {TOKEN}}}\n"
+    later = (
+        "corsOrigins: [https://b]\nlimits: {maxBodyBytes: 6, requestSeconds: 7}\nhubLimits: {outboxBytes: 8}"
+    )
+    with NatsServer(tmp_path) as nats:
+        async with opened(told(nats, first)) as one:
+            assert one.cluster.cors_origins == ("https://a",)
+            assert one.cluster.management.admin_token_sha256 == hash_of_token(TOKEN)
+            async with opened(told(nats, later)) as other:
+                assert other.cluster == ClusterSettings(
+                    cors_origins=("https://a",),
+                    limits=RestLimits(max_body_bytes=5, request_seconds=7.0),
+                    hub_limits=HubLimits(outbox_bytes=8),
+                    management=one.cluster.management,
+                )
+                async with opened(told(nats, "")) as third:
+                    assert third.cluster == other.cluster
+
+
+async def test_a_process_without_a_file_leaves_the_record_to_one_that_has_one(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats:
+        async with opened(told(nats, "")) as one:
+            assert "cluster" not in one._records
+            async with opened(told(nats, "corsOrigins: []")) as other:
+                assert other.cluster.cors_origins == ()
+
+
+async def test_under_hubwire_up_the_file_of_this_start_wins_over_that_of_the_last(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats:
+        async with opened(told(nats, "corsOrigins: [https://a]\nlimits: {maxBodyBytes: 5}")) as store:
+            await apply_orders(store, told(nats, "corsOrigins: [https://b]\nlimits: {requestSeconds: 7}"))
+            assert store.cluster == ClusterSettings(
+                cors_origins=("https://b",), limits=RestLimits(max_body_bytes=5, request_seconds=7.0)
+            )

@@ -16,8 +16,9 @@ from nats.aio.client import Client
 
 from hubwire.bus.settings import BUCKET, SettingsStore, new_access_keys
 from hubwire.bus.settings_records import decode_stored, encode_stored, hub_key
+from hubwire.model.cluster_settings import ClusterSettings, RestLimits, changed, overlaid
 from hubwire.model.errors import InternalError, InvalidRequest, Unavailable
-from hubwire.model.settings import AccessKeys, EventHandler, HubSettings
+from hubwire.model.settings import AccessKeys, EventHandler, HubLimits, HubSettings
 
 SERVER = Path(sys.executable).with_name("nats-server")
 ODD_HUB = "My`hub,[1].x_"
@@ -126,6 +127,46 @@ async def test_a_hub_put_in_one_process_is_seen_in_another_and_calls_its_listene
         await one.put_hub("chat", settings)
         await until(lambda: other.hub("chat") == settings)
         assert len(calls) == 2
+
+
+async def test_the_clusters_settings_are_seen_everywhere_and_lie_under_each_hubs_own(server: Server) -> None:
+    async with a_store(server) as one, a_store(server) as other:
+        assert other.cluster == ClusterSettings()
+        common = HubLimits(messages_per_second=5, max_message_bytes=10)
+        assert await one.change_cluster(lambda now: overlaid(now, ClusterSettings(hub_limits=common)))
+        await until(lambda: other.limits("anything") == common)
+        await one.put_hub("Chat", HubSettings(limits=HubLimits(max_message_bytes=20)))
+        await until(lambda: other.limits("chat") == HubLimits(messages_per_second=5, max_message_bytes=20))
+        revision = one._records["cluster"].revision
+        assert not await one.change_cluster(lambda now: now)
+        assert one._records["cluster"].revision == revision
+
+
+async def test_two_changes_of_the_clusters_settings_at_once_are_both_kept(server: Server) -> None:
+    async with a_store(server) as one, a_store(server) as other:
+        changes = ({"corsOrigins": ["https://a"]}, {"limits": {"maxBodyBytes": 5}})
+        await asyncio.gather(
+            *(
+                store.change_cluster(lambda now, change=change: changed(now, change))  # type: ignore[misc]
+                for store, change in zip((one, other), changes, strict=True)
+            )
+        )
+        both = ClusterSettings(cors_origins=("https://a",), limits=RestLimits(max_body_bytes=5))
+        await until(lambda: one.cluster == other.cluster == both)
+
+
+async def test_a_change_of_a_hub_is_made_of_what_is_there_then(server: Server) -> None:
+    async with a_store(server) as one, a_store(server) as other:
+        limits = HubLimits(max_message_bytes=20)
+        await one.put_hub("chat", HubSettings(limits=limits))
+
+        def change(present: HubSettings | None) -> HubSettings:
+            kept = present.limits if present is not None else HubLimits()
+            return HubSettings(anonymous_connect_policy="allow", limits=kept)
+
+        made = await other.change_hub("chat", change)
+        assert made == HubSettings(anonymous_connect_policy="allow", limits=limits)
+        await until(lambda: one.hub("chat") == made)
 
 
 async def test_deleting_a_hub_without_settings_says_so(server: Server) -> None:

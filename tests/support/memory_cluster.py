@@ -6,17 +6,18 @@ For tests of REST alone. What is sent to a connection is found in its `received`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from controlplane.ports import GrantResult, GroupMember, PermissionName, Target
 from hubwire.bus.settings_records import new_access_key, new_access_keys
+from hubwire.model.cluster_settings import ClusterSettings, overlaid
 from hubwire.model.errors import InvalidRequest, Unavailable
 from hubwire.model.filters import parse_filter
 from hubwire.model.message import Message
-from hubwire.model.settings import AccessKeys, HubSettings
+from hubwire.model.settings import AccessKeys, HubLimits, HubSettings
 
 MAX_LITERALS = 1000
 
@@ -177,6 +178,7 @@ class MemorySettings:
     def __init__(self, keys: AccessKeys | None = None) -> None:
         self._keys = keys or new_access_keys()
         self._hubs: dict[str, tuple[str, HubSettings]] = {}
+        self.cluster = ClusterSettings()
 
     @property
     def keys(self) -> AccessKeys:
@@ -190,6 +192,21 @@ class MemorySettings:
 
     async def put_hub(self, name: str, settings: HubSettings) -> None:
         self._hubs[name.lower()] = (name, settings)
+
+    def limits(self, hub: str) -> HubLimits:
+        entry = self.hub_entry(hub)
+        return (
+            self.cluster.hub_limits if entry is None else overlaid(self.cluster.hub_limits, entry[1].limits)
+        )
+
+    async def change_hub(self, name: str, change: Callable[[HubSettings | None], HubSettings]) -> HubSettings:
+        entry = self.hub_entry(name)
+        await self.put_hub(name, change(entry[1] if entry is not None else None))
+        return self._hubs[name.lower()][1]
+
+    async def change_cluster(self, change: Callable[[ClusterSettings], ClusterSettings]) -> bool:
+        before, self.cluster = self.cluster, change(self.cluster)
+        return self.cluster != before
 
     async def delete_hub(self, name: str) -> bool:
         return self._hubs.pop(name.lower(), None) is not None

@@ -12,6 +12,7 @@ from controlplane.settings import ControlPlaneConfig
 from gateway.settings import upstream_config
 from gateway.upstream.config import ClientCredentials, TokenFile, UpstreamConfig
 from hubwire.cli.up import up_settings
+from hubwire.model.cluster_settings import ClusterSettings, ManagementSettings
 from hubwire.runtime.config_file import parse_config
 from hubwire.runtime.process import BadConfig, ProcessConfig, Role, read_config, settings_of
 
@@ -90,14 +91,30 @@ def test_what_cannot_work_is_refused(environ: dict[str, str]) -> None:
         read_config("gateway", {}, environ)
 
 
-def test_what_the_file_says_of_hubs_and_of_the_rest_api_is_passed_on() -> None:
+def test_what_the_file_says_of_hubs_and_of_the_cluster_is_passed_on_and_no_process_goes_by_it_itself() -> (
+    None
+):
     text = "hubs: {Chat: {anonymousConnectPolicy: allow}}\nlimits: {maxBodyBytes: 9}\n"
     config = read_config("gateway", {}, {}, parse_config(text))
     assert config.hubs["Chat"].anonymous_connect_policy == "allow"
     assert config.file is not None
-    assert config.file.limits.max_body_bytes == 9
-    assert rest_config(config).max_body_bytes == 9
-    assert rest_config(config.replace(file=None)) == ControlPlaneConfig()
+    given = config.file.cluster_settings()
+    assert given.limits.max_body_bytes == 9
+    assert rest_config(config) == ControlPlaneConfig()
+    assert rest_config(config).under(given).max_body_bytes == 9
+
+
+def test_a_process_with_credentials_for_handlers_knows_of_them_and_another_one_is_told_by_the_cluster() -> (
+    None
+):
+    told = ClusterSettings(management=ManagementSettings(upstream_identity=True))
+    untold = ClusterSettings(management=ManagementSettings(upstream_identity=False))
+    for config, cluster, known in (
+        (ProcessConfig(), untold, False),
+        (ProcessConfig(), told, True),
+        (ProcessConfig(upstream_token_file="/run/token"), untold, True),
+    ):
+        assert rest_config(config).under(cluster).management.upstream_identity is known
 
 
 @pytest.mark.parametrize("role", [*ROLES, "up"])

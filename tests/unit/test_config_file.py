@@ -9,7 +9,13 @@ import jsonschema
 import pytest
 import yaml
 
-from hubwire.model.settings import AccessKeys, EventHandler, HubSettings
+from hubwire.model.cluster_settings import (
+    ClusterSettings,
+    ManagementSettings,
+    RestLimits,
+    hash_of_token,
+)
+from hubwire.model.settings import AccessKeys, EventHandler, HubLimits, HubSettings
 from hubwire.runtime.config_file import (
     ClusterConfig,
     InvalidConfigFile,
@@ -30,6 +36,8 @@ corsOrigins: ["https://page.example.com"]
 limits:
   maxBodyBytes: 1000
   requestSeconds: 2
+hubLimits:
+  messagesPerSecond: 100
 management:
   adminToken: {KEY}
   resourceName: mine
@@ -37,6 +45,7 @@ hubs:
   myHub:
     anonymousConnectPolicy: allow
     webSocketKeepAliveIntervalInSeconds: 60
+    limits: {{maxMessageBytes: 2000, messagesPerSecond: 5}}
     eventHandlers:
       - urlTemplate: https://app.example.com/{{event}}
         userEventPattern: "*"
@@ -72,9 +81,20 @@ def test_a_file_becomes_typed_settings(tmp_path: Path) -> None:
             ),
             anonymous_connect_policy="allow",
             web_socket_keep_alive_interval_in_seconds=60,
+            limits=HubLimits(max_message_bytes=2000, messages_per_second=5),
         ),
         "bare": HubSettings(),
     }
+
+
+def test_what_it_says_for_all_processes_becomes_one_record_with_the_hash_of_the_token() -> None:
+    assert parse_config(FULL).cluster_settings() == ClusterSettings(
+        cors_origins=("https://page.example.com",),
+        limits=RestLimits(max_body_bytes=1000, request_seconds=2.0),
+        hub_limits=HubLimits(messages_per_second=100),
+        management=ManagementSettings(admin_token_sha256=hash_of_token(KEY), resource_name="mine"),
+    )
+    assert parse_config("").cluster_settings() == ClusterSettings()
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "hubs:\n", "null"])
@@ -144,6 +164,21 @@ def test_no_secret_is_shown() -> None:
         ("accessKeys:\n  secondary: x\n", 1, "accessKeys.primary is missing"),
         ("limits:\n  maxBodyBytes: 0\n", 2, "limits.maxBodyBytes is 0: it must be a whole number from 1."),
         ("limits:\n  requestSeconds: 0\n", 2, "it must be a number above 0."),
+        (
+            "hubLimits:\n  messagesPerSecond: fast\n",
+            2,
+            "hubLimits.messagesPerSecond is 'fast': it must be a whole number from 1.",
+        ),
+        (
+            "hubs:\n  chat:\n    limits:\n      maxMessageBytes: 2000000\n",
+            4,
+            "hubs.chat.limits.maxMessageBytes is 2000000: it must be a whole number from 1 to 1048576.",
+        ),
+        (
+            "hubs:\n  chat:\n    limits:\n\n      maxMessages: 1\n",
+            5,
+            "hubs.chat.limits.maxMessages is not a setting",
+        ),
         ("management:\n  adminToken: short\n", 2, "management.adminToken must be text of 16 characters"),
         ("a: [1\nb: 2\n", 2, "This is not valid YAML"),
         ("- x\n", 1, "The file must be a table"),

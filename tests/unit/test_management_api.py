@@ -27,7 +27,8 @@ from azure.mgmt.webpubsub.models import (
 from support.rest import Rig, rest_rig
 
 from controlplane.settings import ControlPlaneConfig, ManagementConfig
-from hubwire.model.settings import HubSettings
+from hubwire.model.cluster_settings import hash_of_token
+from hubwire.model.settings import HubLimits, HubSettings
 from hubwire.model.tokens import sign_admin_token, sign_rest_token
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
@@ -133,6 +134,76 @@ async def test_hubs_are_put_read_listed_and_deleted(rig: Rig) -> None:
         assert caught.value.error.code == "ResourceNotFound"
 
     await with_sdk(rig, use)
+
+
+async def test_limits_which_azure_has_none_of_survive_a_round_trip_of_the_sdk(rig: Rig) -> None:
+    """The vendor's SDK drops what it does not know: a change by it would have lifted the limits."""
+    limits = {"maxMessageBytes": 1000, "messagesPerSecond": 5}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", {"properties": {"limits": limits}})
+    assert answer.json["properties"]["limits"] == limits
+
+    def use(client: WebPubSubManagementClient) -> None:
+        hubs, names = client.web_pub_sub_hubs, ("rg", "mine")
+        found = hubs.get("myHub", *names, enforce_https=False)
+        found.properties.anonymous_connect_policy = "allow"
+        made = hubs.begin_create_or_update("myHub", *names, found, enforce_https=False).result()
+        assert made.properties.anonymous_connect_policy == "allow"
+
+    await with_sdk(rig, use)
+    kept = HubLimits(max_message_bytes=1000, messages_per_second=5)
+    assert rig.settings.limits("myhub") == kept
+    body: dict[str, Any] = {"properties": {"limits": {"messagesPerSecond": 7, "maxMessageBytes": None}}}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", body)
+    assert answer.json["properties"]["limits"] == {"messagesPerSecond": 7}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", {"properties": {"limits": None}})
+    assert "limits" not in answer.json["properties"]
+    assert rig.settings.limits("myhub") == HubLimits()
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"maxMessageBytes": 0}, "limits.maxMessageBytes"),
+        ({"maxMessageBytes": 1048577}, "limits.maxMessageBytes"),
+        ({"maxConnections": 1}, "limits.maxConnections: This is not a setting; known here: max"),
+        (5, "limits"),
+    ],
+)
+async def test_limits_that_cannot_be_are_refused_and_named(rig: Rig, limits: object, said: str) -> None:
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", {"properties": {"limits": limits}})
+    assert answer.status == 400
+    assert said in answer.json["error"]["message"]
+    assert rig.settings.hub_entry("myhub") is None
+
+
+async def test_the_clusters_settings_are_read_and_changed_in_force_at_once(rig: Rig) -> None:
+    path, token = "/hubwire/settings", "a-static-token-of-an-operator"
+    assert (await call(rig, "GET", path)).json == {}
+    assert (await rig.call("GET", path, token=None)).status == 401
+    assert (await call(rig, "GET", path, token=token)).status == 401
+    change: dict[str, Any] = {
+        "corsOrigins": ["https://a.example.com"],
+        "hubLimits": {"messagesPerSecond": 5},
+        "management": {"adminToken": token, "resourceName": "mine"},
+    }
+    answer = await call(rig, "PATCH", path, change)
+    assert answer.status == 200
+    assert answer.json == {**change, "management": {"adminToken": "***", "resourceName": "mine"}}
+    assert (await call(rig, "GET", path, token=token)).json == answer.json
+    elsewhere = RESOURCE.replace("/mine", "/other")
+    assert (await call(rig, "GET", f"{elsewhere}{V}")).status == 404
+    answer = await call(rig, "PATCH", path, {"management": None}, token=token)
+    assert "management" not in answer.json
+    assert (await call(rig, "GET", path, token=token)).status == 401
+    assert (await call(rig, "GET", f"{elsewhere}{V}")).status == 200
+
+
+async def test_a_change_of_the_clusters_settings_that_cannot_be_is_refused_as_a_whole(rig: Rig) -> None:
+    change = {"corsOrigins": ["https://a.example.com"], "limits": {"maxBodyBytes": 0}}
+    answer = await call(rig, "PATCH", "/hubwire/settings", change)
+    assert (answer.status, answer.json["error"]["target"]) == (400, "limits.maxBodyBytes")
+    assert (await call(rig, "GET", "/hubwire/settings")).json == {}
+    assert (await call(rig, "DELETE", "/hubwire/settings")).status == 404
 
 
 async def test_what_the_sdk_puts_is_what_the_service_works_with(rig: Rig) -> None:
@@ -256,7 +327,7 @@ async def test_an_administrators_token_does_not_open_the_data_plane(rig: Rig) ->
 async def test_a_static_token_can_be_configured_and_is_off_by_default(rig: Rig) -> None:
     static = "a-static-token-of-an-operator"
     assert (await call(rig, "POST", f"{RESOURCE}/listKeys{V}", token=static)).status == 401
-    async with rest_rig(ControlPlaneConfig(admin_token=static)) as open_rig:
+    async with rest_rig(ControlPlaneConfig(admin_token_sha256=hash_of_token(static))) as open_rig:
         for token, status in ((static, 200), (static + "x", 401), (admin_token(open_rig), 200)):
             answer = await call(open_rig, "POST", f"{RESOURCE}/listKeys{V}", token=token)
             assert answer.status == status
