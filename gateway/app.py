@@ -190,4 +190,4 @@ def run(config: ProcessConfig, make_http: MakeHttp | None = None) -> None:
             if stop.told:
                 return
 
-    run_service(until_stopped)
+    run_service(until_stopped, config.ready_fd)

@@ -87,4 +87,4 @@ def run(config: ProcessConfig) -> None:
             if stop.told:
                 return
 
-    run_service(until_stopped)
+    run_service(until_stopped, config.ready_fd)

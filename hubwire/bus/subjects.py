@@ -37,6 +37,11 @@ def lease_subject(role: str, name: str) -> str:
     return f"$KV.{LEASES_BUCKET}.{role}.{name}"
 
 
+def store_check_subject(who: str) -> str:
+    """Where it is tried whether JetStream stores: in the bucket of the leases, under nobody's lease."""
+    return f"$KV.{LEASES_BUCKET}.check.{who}"
+
+
 def presence_subject(role: str, name: str) -> str:
     """Where a lease holder answers the census. Nothing is stored: it is heard also without JetStream."""
     return f"hw.here.{role}.{name}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hubwire.runtime.child import ChildContext, ChildSpec, exec_with_parent
 from hubwire.runtime.data_folder import DataFolder
 from hubwire.runtime.logs import configure_logs, get_logger
+from hubwire.runtime.nats_probe import NatsProbes
 from hubwire.runtime.nats_server import NatsOutput, NatsServerSettings, nats_command
 from hubwire.runtime.process import ProcessConfig
 
@@ -47,6 +48,7 @@ class Family:
             start_seconds=_NATS_START_SECONDS,
             stop_seconds=_NATS_STOP_SECONDS,
             watch=lambda: _NatsWatch(self._learn_port),
+            probes=NatsProbes(lambda: self.nats, self._folder.path).questions,
         )
         router = ChildSpec(
             name="router",
@@ -55,6 +57,7 @@ class Family:
             stop_rank=1,
             start_seconds=_START_SECONDS,
             stop_seconds=_STOP_SECONDS,
+            beats=True,
         )
         return [nats, router, *(self._gateway(number) for number in range(self._workers))]
 
@@ -71,6 +74,7 @@ class Family:
             stop_rank=0,
             start_seconds=_START_SECONDS,
             stop_seconds=self._config.drain_seconds + _STOP_SECONDS,
+            beats=True,
         )
 
     def _run_router(self, context: ChildContext) -> None:

@@ -133,7 +133,11 @@ def _first_keys(config: ProcessConfig) -> AccessKeys:
 def _supervise(plan: Plan, out: Output) -> None:
     holder, nats_port = hold_port()
     nats = NatsServerSettings(
-        store_dir=plan.folder.store, port=nats_port, user="hubwire", password=secrets.token_urlsafe(24)
+        store_dir=plan.folder.store,
+        port=nats_port,
+        user="hubwire",
+        password=secrets.token_urlsafe(24),
+        system_password=secrets.token_urlsafe(24),
     )
     children = Family(plan.config, plan.workers, nats, plan.folder)
 

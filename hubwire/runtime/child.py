@@ -17,9 +17,11 @@ from typing import NoReturn, Protocol
 
 from hubwire.model.errors import HubwireError
 from hubwire.runtime.logs import get_logger
+from hubwire.runtime.vitals import SILENCE_SECONDS, Probe
 
 _PR_SET_PDEATHSIG = 1
-_FAULT = b"\x00"  # on the ready pipe: the rest is why the child cannot serve
+BEAT = b"."  # on the ready pipe: the child is alive
+_FAULT = b"\x00"  # there too: the rest is why the child cannot serve
 _FAULT_BYTES = 2000
 _log = get_logger("child")
 
@@ -56,6 +58,9 @@ class ChildSpec:
     SIGINT is ignored, so that Ctrl-C in a terminal reaches the supervisor alone. It tells readiness by a
     byte to `ChildContext.ready_fd` (which stays open: a later fault goes the same way), or its output
     does, read by `watch`.
+
+    With `beats` it writes BEAT there again and again, and each of `probes` asks it something: one of these
+    silent for `silence_seconds` while it serves, and it is taken for hung, killed, and started again.
     """
 
     name: str
@@ -65,6 +70,9 @@ class ChildSpec:
     start_seconds: float = 30.0
     stop_seconds: float = 10.0
     watch: Callable[[], OutputWatch] | None = None
+    beats: bool = False
+    probes: tuple[Callable[[], Probe], ...] = ()
+    silence_seconds: float = SILENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +180,30 @@ def _report(context: ChildContext, fault: BaseException) -> None:
 
 
 def fault_in(report: bytes) -> str | None:
-    """The fault that a child wrote to its ready pipe, or None when what it wrote means "ready"."""
+    """The fault that a child wrote to its ready pipe, or None."""
     _, found, text = report.partition(_FAULT)
     return text.decode(errors="replace") if found else None
+
+
+def says_ready(report: bytes) -> bool:
+    """Whether there is more in it than beats."""
+    return bool(report.strip(BEAT))
+
+
+def ending(status: int, fault: str, output: str) -> str:
+    """How and why a child ended: by its wait status, what it or the supervisor told, and its last words."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        try:
+            how = f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            how = f"killed by signal {-code}"
+    elif code == 0:
+        how = "ended by itself"
+    else:
+        how = f"exit code {code}"
+    why = fault or ("" if code == -signal.SIGKILL else output)  # who is killed so has no last words
+    return f"{how}: {why}" if why else how
 
 
 def die_with_parent(how: signal.Signals, parent: int) -> None:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from hubwire.model.errors import NotFound
 
 BINARY = "nats-server"
+SYSTEM_USER = "hubwire-system"
 MAX_PAYLOAD = "4MB"  # above 1 MiB plus envelope (DESIGN.md section 5)
 _LINE = re.compile(r"^\[\d+\] (?:\S+ \S+ )?\[(TRC|DBG|INF|WRN|ERR|FTL)\] ?(.*)$")
 _LISTENING = re.compile(r"^Listening for client connections on .*:(\d+)$")
@@ -46,7 +47,8 @@ class NatsServerSettings:
 
     `port` -1 lets the server pick one; its log tells which. `sync_interval` is how often JetStream files
     are flushed to disk: a crash of the process loses nothing, a crash of the machine up to that much
-    ("always" flushes each write, and costs accordingly).
+    ("always" flushes each write, and costs accordingly). With `system_password`, SYSTEM_USER may ask the
+    system account, which tells of the server's health.
     """
 
     store_dir: Path
@@ -55,6 +57,7 @@ class NatsServerSettings:
     port: int = -1
     user: str = ""
     password: str = ""
+    system_password: str = ""
     sync_interval: str = "1s"
     max_payload: str = MAX_PAYLOAD
     cluster: NatsCluster | None = None
@@ -75,10 +78,12 @@ class NatsServerSettings:
         if self.user:
             lines += [
                 "authorization {",
-                f"  user: {quote(self.user)}",
-                f"  password: {quote(self.password)}",
+                f"  users: [ {{ user: {quote(self.user)}, password: {quote(self.password)} }} ]",
                 "}",
             ]
+        if self.system_password:
+            system = f"{{ user: {quote(SYSTEM_USER)}, password: {quote(self.system_password)} }}"
+            lines += ["accounts {", f"  $SYS {{ users: [ {system} ] }}", "}"]
         if self.cluster:
             lines += [
                 "cluster {",
@@ -129,12 +134,12 @@ class NatsOutput:
         return line
 
     def reason(self) -> str:
-        """The most telling of the last lines, for "the server ended: ..."; empty when it said nothing."""
+        """The worst of the last lines, for "the server ended: ..."; empty when nothing was wrong."""
         for level in ("error", "warning"):
             for line in reversed(self.recent):
                 if line.level == level:
                     return line.text
-        return self.recent[-1].text if self.recent else ""
+        return ""
 
 
 def find_nats_server() -> str:

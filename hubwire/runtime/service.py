@@ -20,12 +20,14 @@ import structlog
 from hubwire.bus.client import BusClient
 from hubwire.bus.owners import OwnersStore, OwnersView
 from hubwire.model.errors import Unavailable
+from hubwire.runtime.child import BEAT
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
 
 log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 60.0
+BEAT_SECONDS = 1.0
 
 
 def new_run_name() -> str:
@@ -73,11 +75,22 @@ def tell_ready(config: ProcessConfig) -> None:
             log.warning("readiness_not_told", error=str(error))
 
 
-def run_service(main: Callable[[Stop], Awaitable[None]]) -> None:
+async def _beat(fd: int) -> None:
+    """Tell the supervisor again and again that the event loop turns. Until cancelled."""
+    os.set_blocking(fd, False)
+    while True:
+        try:
+            os.write(fd, BEAT)
+        except BlockingIOError:
+            pass  # the supervisor is paused; when it wakes it finds plenty
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+def run_service(main: Callable[[Stop], Awaitable[None]], beat_fd: int | None = None) -> None:
     """Run a service on uvloop until SIGTERM or SIGINT, then until it has stopped.
 
     A second signal ends it at once. An exception of the service is logged and ends the process with
-    status 1.
+    status 1. With `beat_fd` (a `ProcessConfig.ready_fd`) the supervisor sees that it does not hang.
     """
     import uvloop
 
@@ -92,12 +105,15 @@ def run_service(main: Callable[[Stop], Awaitable[None]]) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, signal.Signals(number).name)
+        beating = [asyncio.create_task(_beat(beat_fd), name="beat")] if beat_fd is not None else []
         try:
             await main(stop)
         except* Unavailable as group:
             if not stop.told:
                 raise
             log.info("service_stopped_at_its_start", error=str(group.exceptions[0]))
+        finally:
+            await end_tasks(beating)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 from hubwire.model.errors import Unavailable
-from hubwire.runtime.child import ChildSpec, OutputWatch, fault_in, fork_child
+from hubwire.runtime.child import ChildSpec, OutputWatch, ending, fault_in, fork_child, says_ready
 from hubwire.runtime.logs import get_logger
+from hubwire.runtime.vitals import TICK_SECONDS, AwakeClock, Vitals
 
 _BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_SECONDS = 30.0  # a child that served this long has its back-off forgotten
@@ -39,6 +40,7 @@ class _State(Enum):
     WAITING = "waiting"  # for its stage, or for its back-off to pass
     STARTING = "starting"
     SERVING = "serving"
+    HUNG = "hung"  # killed for it, and not gone yet
     STOPPING = "stopping"
     GONE = "gone"
 
@@ -53,6 +55,7 @@ class _Child:
         self.since = 0.0
         self.fault = ""
         self.watch: OutputWatch | None = None
+        self.vitals: Vitals | None = None  # while it serves, if anything is heard of it
         self.fds: dict[int, str] = {}
 
     @property
@@ -65,8 +68,8 @@ class Supervisor:
 
     `while_starting` is called once, after the first stage was forked: work (imports) to do meanwhile.
     `on_ready` is called once, when every child serves for the first time. A child that dies later is
-    started again with a growing pause, for as long as the supervisor lives; one that dies, or is not
-    ready in time, before `on_ready` ends everything.
+    started again with a growing pause, for as long as the supervisor lives, and so is one that hangs; one
+    that dies, or is not ready in time, before `on_ready` ends everything.
     """
 
     def __init__(
@@ -80,6 +83,9 @@ class Supervisor:
         self._on_ready = on_ready
         self._while_starting = while_starting
         self._selector = selectors.DefaultSelector()
+        silences = [spec.silence_seconds for spec in children if spec.beats or spec.probes]
+        self._awake = AwakeClock(min([TICK_SECONDS, *(silence / 4 for silence in silences)]))
+        self._looks = bool(silences)
         self._served = False
         self._stopping = False
         self._failure = ""
@@ -149,6 +155,8 @@ class Supervisor:
     def _turn(self) -> None:
         now = time.monotonic()
         deadlines = [child.deadline for child in self._children if child.deadline is not None]
+        if self._looks and not self._stopping:
+            deadlines.append(now + self._awake.tick)
         wait = max(0.0, min(deadlines) - now) if deadlines else None
         for key, _ in self._selector.select(wait):
             if key.fileobj is self._wake_read:
@@ -161,6 +169,7 @@ class Supervisor:
         else:
             self._start_due()
             self._tell_when_ready()
+            self._look_for_hung(self._awake.look())
 
     def _on_deadlines(self, now: float) -> None:
         for child in self._children:
@@ -183,7 +192,21 @@ class Supervisor:
     def _tell_when_ready(self) -> None:
         if not self._served and all(child.state is _State.SERVING for child in self._children):
             self._served = True
+            for child in self._children:
+                if child.vitals is not None:
+                    child.vitals.excuse(self._awake.look())
             self._on_ready()
+
+    def _look_for_hung(self, now: float) -> None:
+        """After everything that has come was read: nobody is hung whose beat lies in its pipe."""
+        for child in self._children:
+            if not self._served or child.vitals is None or child.state is not _State.SERVING:
+                continue
+            if why := child.vitals.tick(now):
+                child.state = _State.HUNG
+                child.fault = f"hung: {why}"
+                _log.warning("child_hung", child=child.spec.name, pid=child.pid, reason=why)
+                self._signal(child, signal.SIGKILL)
 
     # Starting
 
@@ -221,6 +244,8 @@ class Supervisor:
         yield self._parent_write
         for child in self._children:
             yield from child.fds
+            if child.vitals is not None:
+                yield from child.vitals.fds()
 
     def _forget_signals(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -249,13 +274,18 @@ class Supervisor:
                 self._serves(child)
         elif (fault := fault_in(chunk)) is not None:
             child.fault = fault
-        else:
+        elif says_ready(chunk):
             self._serves(child)
+        elif child.vitals is not None:
+            child.vitals.beat(self._awake.look())
 
     def _serves(self, child: _Child) -> None:
         if child.state is _State.STARTING:
             child.state = _State.SERVING
             child.deadline = None
+            spec = child.spec
+            if spec.beats or spec.probes:
+                child.vitals = Vitals(spec.beats, spec.probes, spec.silence_seconds, self._awake.look())
             level = _log.info if self._served else _log.debug
             level(
                 "child_ready",
@@ -275,11 +305,15 @@ class Supervisor:
                     pid, status = child.pid, 0
                 if pid:
                     self._collect(child)
-                    self._ended(child, self._reason(child, status))
+                    output = child.watch.reason() if child.watch else ""
+                    self._ended(child, ending(status, child.fault, output))
 
     def _collect(self, child: _Child) -> None:
         """Read what the child still said, then let go of its descriptors."""
         child.pid = 0
+        if child.vitals is not None:
+            child.vitals.close()
+            child.vitals = None
         for fd, kind in list(child.fds.items()):
             try:
                 chunk = os.read(fd, _READ_BYTES)
@@ -290,20 +324,6 @@ class Supervisor:
             elif chunk:
                 child.fault = fault_in(chunk) or child.fault
             self._drop_fd(child, fd)
-
-    def _reason(self, child: _Child, status: int) -> str:
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            try:
-                how = f"killed by {signal.Signals(-code).name}"
-            except ValueError:
-                how = f"killed by signal {-code}"
-        elif code == 0:
-            how = "ended by itself"
-        else:
-            how = f"exit code {code}"
-        why = child.fault or (child.watch.reason() if child.watch else "")
-        return f"{how}: {why}" if why else how
 
     def _ended(self, child: _Child, reason: str) -> None:
         if self._stopping:
@@ -361,6 +381,8 @@ class Supervisor:
 
     def _close(self) -> None:
         for child in self._children:
+            if child.vitals is not None:
+                child.vitals.close()
             for fd in list(child.fds):
                 self._drop_fd(child, fd)
         self._selector.close()

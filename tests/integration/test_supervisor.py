@@ -133,6 +133,36 @@ def test_a_child_that_keeps_dying_is_tried_with_growing_pauses_and_its_reason_is
     assert family.end() == 0
 
 
+@pytest.mark.parametrize("family", ["beating"], indirect=True)
+def test_a_child_that_hangs_is_killed_and_comes_back(family: Family) -> None:
+    family.wait_for(ready=True)
+    hung = next(line["pid"] for line in family.told if line.get("child") == "beating")
+    os.kill(hung, signal.SIGSTOP)
+    told = family.wait_for(event="child_hung", child="beating", pid=hung)
+    assert told["reason"] == "nothing was heard of it for 0.8 seconds"
+    ended = family.wait_for(event="child_ended", child="beating")
+    assert ended["reason"] == f"killed by SIGKILL: hung: {told['reason']}"
+    again = family.wait_for(event="child_ready", child="beating")
+    assert again["pid"] != hung
+    family.process.send_signal(signal.SIGTERM)
+    assert family.end() == 0
+
+
+@pytest.mark.parametrize("family", ["beating"], indirect=True)
+def test_nobody_hangs_because_the_whole_machine_slept(family: Family) -> None:
+    family.wait_for(ready=True)
+    everybody = [*family.pids(), family.process.pid]
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.0)  # the fault itself
+    for pid in reversed(everybody):  # the supervisor is the first to wake
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(1.0)  # longer than anybody may be silent
+    family.process.send_signal(signal.SIGTERM)
+    assert family.end() == 0
+    assert not [line for line in family.told if line.get("event") in ("child_hung", "child_ended")]
+
+
 @pytest.mark.parametrize("family", ["stubborn"], indirect=True)
 def test_a_child_that_does_not_stop_is_killed_at_its_deadline(family: Family) -> None:
     family.wait_for(ready=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from hubwire.runtime.child import BEAT
 from hubwire.runtime.listen import HeldPort, hold_listen_port
 from hubwire.runtime.process import ProcessConfig
 
@@ -89,9 +90,14 @@ class Service:
     def wait_ready(self, seconds: float = START_SECONDS) -> Service:
         """Until it tells the supervisor that it serves."""
         assert self._ready is not None
-        if not self._ready.poll(seconds) or os.read(self._ready.fileno(), 1) != b"r":
-            raise RuntimeError(f"the {self.role} is not ready:\n{self.tail()}")
-        return self
+        end = time.monotonic() + seconds
+        while self._ready.poll(max(0.0, end - time.monotonic())):
+            told = os.read(self._ready.fileno(), 1)
+            if told == b"r":
+                return self
+            if told != BEAT:
+                break
+        raise RuntimeError(f"the {self.role} is not ready:\n{self.tail()}")
 
     def start(self) -> Service:
         return self.launch().wait_ready()

@@ -12,7 +12,7 @@ import sys
 import time
 
 from hubwire.model.errors import Unavailable
-from hubwire.runtime.child import ChildContext, ChildSpec
+from hubwire.runtime.child import BEAT, ChildContext, ChildSpec
 from hubwire.runtime.logs import configure_logs
 from hubwire.runtime.supervisor import ChildFailed, Supervisor
 
@@ -40,6 +40,15 @@ def stubborn(context: ChildContext) -> None:
     context.ready()
     while True:
         time.sleep(1)
+
+
+def beating(context: ChildContext) -> None:
+    """A good child that beats."""
+    tell(child=context.name, pid=os.getpid())
+    context.ready()
+    while True:
+        os.write(context.ready_fd, BEAT)
+        time.sleep(0.05)
 
 
 def broken(context: ChildContext) -> None:
@@ -79,6 +88,10 @@ SCENARIOS = {
     "silent": [
         ChildSpec(name="good", run=serve, stage=0),
         ChildSpec(name="quiet", run=silent, stage=1, start_seconds=0.3),
+    ],
+    "beating": [
+        ChildSpec(name="beating", run=beating, beats=True, silence_seconds=0.8),
+        ChildSpec(name="good", run=serve),
     ],
     "dying": [ChildSpec(name="good", run=serve), ChildSpec(name="weak", run=weak)],
 }
