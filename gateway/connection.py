@@ -8,6 +8,7 @@ read, so the client is held up by TCP and by nothing else (8.3).
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import deque
 from functools import partial
@@ -15,13 +16,16 @@ from typing import Protocol
 
 import structlog
 
+from gateway.bounds import Bounds
+from gateway.flusher import Flusher
 from gateway.frames import BINARY, TEXT, frame
 from gateway.protocol.codec import Codec
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, Request, SendToGroup
 from gateway.session import AckWindow, decide
-from gateway.transport import Flusher, WebSocketPeer
+from gateway.throttle import Throttle
+from gateway.transport import WebSocketPeer
 from gateway.upstream.source import EventSource
-from hubwire.model.errors import Conflict, HubwireError, ProtocolViolation
+from hubwire.model.errors import Conflict, HubwireError, PermissionDenied, ProtocolViolation
 from hubwire.model.message import DataType, Message
 from hubwire.model.permissions import PermissionSet
 
@@ -79,6 +83,7 @@ class Connection(WebSocketPeer):
         "_executor",
         "_going_on",
         "_source",
+        "_throttle",
         "announced",
         "busy",
         "codec",
@@ -109,13 +114,13 @@ class Connection(WebSocketPeer):
         *,
         executor: Executor,
         flusher: Flusher,
-        outbox_limit: int,
+        bounds: Bounds,
         host: str = "",
         source: EventSource | None = None,
     ) -> None:
         """`host` is the Host header of the client's request. `source` is there when an event handler was
         asked whether the client may connect; its user id is that of the connection."""
-        super().__init__(flusher, outbox_limit)
+        super().__init__(flusher, bounds)
         self.id = connection_id
         self.hub = hub
         self.user_id = user_id
@@ -134,6 +139,7 @@ class Connection(WebSocketPeer):
         self._going_on = False
         self.host = sys.intern(host)  # one text for all that came by the same name
         self._source = source
+        self._throttle: Throttle | None = None
         self.announced = False
 
     @property
@@ -162,6 +168,8 @@ class Connection(WebSocketPeer):
 
     def ended(self, category: str, reason: str | None) -> None:
         self.waiting = None
+        if self._throttle is not None:
+            self._throttle.cancel()
         self._executor.ended(self, category, reason)
 
     def deliver(self, message: Message, done: Executed) -> None:
@@ -238,7 +246,7 @@ class Connection(WebSocketPeer):
             return False
         decision = decide(request, self.permissions, self.window)
         verdict = decision.verdict
-        if verdict == "wait":
+        if verdict == "wait" or (self.bounds.messages_per_second and not self._takes_its_turn()):
             return False
         if verdict != "execute":
             if self.simple and type(request) is SendToGroup:
@@ -286,8 +294,31 @@ class Connection(WebSocketPeer):
                     self._send_payload(self.codec.ack(ack_id))
                 elif done_before:
                     self._send_payload(self.codec.ack(ack_id, "Duplicate", str(error)))
+                elif isinstance(error, PermissionDenied):
+                    self._send_payload(self.codec.ack(ack_id, "Forbidden", str(error)))
                 else:
                     self._send_payload(self.codec.ack(ack_id, "InternalServerError", "Internal server error"))
+            self._go_on()
+        except Exception:
+            log.exception("connection_failed", connection_id=self.id, hub=self.hub)
+            self.close(1011, "Internal error.", "ServiceTransientError")
+
+    def _takes_its_turn(self) -> bool:
+        """Whether the rate of the hub lets a message begin now. If not, `_go_on` is called when it does."""
+        throttle = self._throttle
+        if throttle is None:
+            throttle = self._throttle = Throttle()
+        loop = asyncio.get_running_loop()
+        seconds = throttle.take(loop.time(), self.bounds.messages_per_second)
+        if seconds and throttle.timer is None:
+            throttle.timer = loop.call_later(seconds, self._turn_came, throttle)
+        return not seconds
+
+    def _turn_came(self, throttle: Throttle) -> None:
+        throttle.timer = None
+        if self.closing:
+            return
+        try:
             self._go_on()
         except Exception:
             log.exception("connection_failed", connection_id=self.id, hub=self.hub)

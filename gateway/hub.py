@@ -57,6 +57,13 @@ class LocalHubs(Generic[M]):
             return ()
         return found if type(found) is dict else (found,)  # type: ignore[return-value]
 
+    def count(self, key: str) -> int:
+        """How many members a key has now."""
+        found = self._by_key.get(key)
+        if found is None:
+            return 0
+        return len(found) if type(found) is dict else 1
+
     def has(self, key: str) -> bool:
         return key in self._by_key
 

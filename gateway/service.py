@@ -16,10 +16,12 @@ from typing import Any
 
 import structlog
 
+from gateway.bounds import Bounds, HubBounds
 from gateway.commands import Commands
 from gateway.connection import Connection, Executed
 from gateway.delivery import Delivery
 from gateway.events import ClientEvents, Listeners
+from gateway.flusher import Flusher
 from gateway.front import Front, Undecided
 from gateway.handshake import Refusal, RefusedRecovery, check
 from gateway.http_head import Head
@@ -29,7 +31,7 @@ from gateway.notifications import Notifications, Silent
 from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
 from gateway.settings import GatewayLimits
-from gateway.transport import Flusher, WebSocketPeer
+from gateway.transport import WebSocketPeer
 from gateway.upgrade import hand_over
 from gateway.upstream.commands import UpstreamCommands
 from gateway.upstream.service import UpstreamService
@@ -45,12 +47,12 @@ from hubwire.bus.envelopes import (
     pack_body,
     unpack,
 )
-from hubwire.bus.keys import group_key, partition_of
+from hubwire.bus.keys import group_key, hub_key, partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settings import SettingsStore
 from hubwire.bus.settle import settle
 from hubwire.bus.subjects import gateway_subject
-from hubwire.model.errors import HubwireError, InvalidRequest, NotFound, Unavailable
+from hubwire.model.errors import HubwireError, InvalidRequest, NotFound, PermissionDenied, Unavailable
 from hubwire.model.message import Message
 from hubwire.model.names import new_connection_id
 from hubwire.model.permissions import PermissionSet, is_known_role
@@ -90,6 +92,8 @@ class GatewayService:
         self._dispatcher = dispatcher
         self._settings = settings
         self._limits = limits
+        self._bounds = HubBounds(settings.limits, limits.outbox_bytes)
+        settings.add_listener(self._bounds.settings_changed)
         self._audiences = AudiencePolicy.of(public_endpoints)
         self._flusher = Flusher(loop)
         self.events = ClientEvents(upstream, listeners)
@@ -142,16 +146,26 @@ class GatewayService:
         if isinstance(verdict, RefusedRecovery):
             transport, rest = front.take_socket()
             if not transport.is_closing():
-                peer = _Unrecoverable(self._flusher, self._limits.outbox_bytes)
+                peer = _Unrecoverable(self._flusher, Bounds())
                 hand_over(transport, peer, verdict.key, verdict.subprotocol, rest)
             return None
+        bounds = self._bounds.of(verdict.hub)
         # Who waits for an event handler counts too.
-        if len(self.hubs) + len(self.events.connecting) >= self._limits.max_connections:
+        if (
+            len(self.hubs) + len(self.events.connecting) >= self._limits.max_connections
+            or self.hubs.count(hub_key(verdict.hub)) + bounds.deciding >= bounds.max_connections
+        ):
             return Refusal(429, "Too many connections.", (("Retry-After", "5"),))
         connection_id = new_connection_id(os.urandom(16), self.name)
-        welcome = await self.events.welcome(connection_id, verdict, head)
+        bounds.deciding += 1
+        try:
+            welcome = await self.events.welcome(connection_id, verdict, head)
+        finally:
+            bounds.deciding -= 1
         if isinstance(welcome, Refusal):
             return welcome
+        if len(set(welcome.groups)) > bounds.max_groups:
+            return Refusal(400, f"A connection of this hub may be in {bounds.max_groups} groups at most.")
         if self.draining:  # since that handler was asked
             return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
         self._tell_unknown_roles(verdict.hub, welcome.roles)
@@ -165,7 +179,7 @@ class GatewayService:
             welcome.mode,
             executor=self,
             flusher=self._flusher,
-            outbox_limit=self._limits.outbox_bytes,
+            bounds=bounds,
             host=head.headers.get("host", ""),
             source=welcome.source,
         )
@@ -235,6 +249,10 @@ class GatewayService:
         """Also for members already: their ack waits for a confirmation that is still under way."""
         if connection.over:
             done(NotFound("The connection is closed."))
+            return
+        if len(connection.groups) >= connection.bounds.max_groups and group not in connection.groups:
+            text = f"A connection of this hub may be in {connection.bounds.max_groups} groups at most."
+            done(PermissionDenied(text))
             return
         key = group_key(connection.hub, group)
         joining = (connection, group)

@@ -18,8 +18,9 @@ from typing import Any
 import structlog
 from picows import WSListener
 
+from gateway.bounds import Bounds
+from gateway.flusher import Flusher
 from gateway.frames import CLOSE, PONG, close_frame, frame
-from hubwire.model.limits import MAX_MESSAGE_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -30,34 +31,9 @@ CLOSE_SECONDS = 5.0
 SERVE_SECONDS = 10.0
 """How long what a peer sent before its close frame may take, until the close frame is answered anyway."""
 WRITE_CHUNK = 64 * 1024
-READ_BYTES = 64 * 1024
 LARGE_FRAME_BYTES = 32 * 1024
 """A frame above it leaves a read buffer behind that is not worth keeping."""
 _ILLEGAL_CLOSE_CODES = (0, 1005, 1006, 1015)  # RFC 6455, 7.4; more of them are refused by picows
-
-
-class Flusher:
-    """What all connections of one event loop share: the list of those that have something to send in
-    this turn, and the buffer that their sockets are read into, one at a time."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._dirty: list[WebSocketPeer] = []
-        self.read_buffer = memoryview(bytearray(READ_BYTES))
-
-    def add(self, peer: WebSocketPeer) -> None:
-        if not self._dirty:
-            self._loop.call_soon(self.flush)
-        self._dirty.append(peer)
-
-    def flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for peer in dirty:
-            try:
-                peer.flush()
-            except Exception:  # one broken socket must not silence those behind it in the list
-                log.exception("flush_failed")
-                peer.cut("ServiceTransientError")
 
 
 class _Outbox:
@@ -80,9 +56,9 @@ class WebSocketPeer(WSListener):
         "_fragment_opcode",
         "_fragments",
         "_outbox",
-        "_outbox_limit",
         "_transport",
         "_turn",
+        "bounds",
         "closing",
         "finished",
         "over",
@@ -91,9 +67,9 @@ class WebSocketPeer(WSListener):
         "silent",
     )
 
-    def __init__(self, flusher: Flusher, outbox_limit: int) -> None:
+    def __init__(self, flusher: Flusher, bounds: Bounds) -> None:
         self._flusher = flusher
-        self._outbox_limit = outbox_limit
+        self.bounds = bounds
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._turn: list[bytes] | None = None
@@ -115,7 +91,7 @@ class WebSocketPeer(WSListener):
         """The 101 is on its way; frames may be sent."""
 
     def received(self, payload: bytes, binary: bool) -> None:
-        """One complete message, reassembled, at most MAX_MESSAGE_BYTES. UTF-8 is not checked here."""
+        """One complete message, reassembled, within the bounds. UTF-8 is not checked here."""
 
     def ended(self, category: str, reason: str | None) -> None:
         """The connection is over for us, though its socket may live on for the closing handshake.
@@ -195,7 +171,7 @@ class WebSocketPeer(WSListener):
         if transport.get_write_buffer_size() == 0:
             if not self._outbox.frames:
                 self._outbox = None
-        elif len(data) > self._outbox_limit:
+        elif len(data) > self.bounds.outbox_bytes:
             self.too_slow()
 
     def _queue(self, data: bytes, deadline: float) -> None:
@@ -204,7 +180,7 @@ class WebSocketPeer(WSListener):
             return
         outbox.frames.append((data, deadline))
         outbox.bytes += len(data)
-        if outbox.bytes > self._outbox_limit and not self.closing:
+        if outbox.bytes > self.bounds.outbox_bytes and not self.closing:
             self.too_slow()
 
     def resume_writing(self) -> None:
@@ -353,6 +329,8 @@ class WebSocketPeer(WSListener):
         elif opcode in (OP_TEXT, OP_BINARY):
             if self._fragments is not None:
                 self.close(1002, "A new message began within a fragmented one.", "BadRequest")
+            elif ws_frame.payload_size > self.bounds.max_message_bytes:
+                self._too_large()
             elif ws_frame.fin:
                 self.received(ws_frame.get_payload_as_bytes(), opcode == OP_BINARY)
             else:
@@ -371,12 +349,15 @@ class WebSocketPeer(WSListener):
             self.close(1002, "A continuation without a message to continue.", "BadRequest")
             return
         fragments += ws_frame.get_payload_as_bytes()
-        if len(fragments) > MAX_MESSAGE_BYTES:
+        if len(fragments) > self.bounds.max_message_bytes:
             self._fragments = None
-            self.close(1009, f"Messages are limited to {MAX_MESSAGE_BYTES} bytes.", "BadRequest")
+            self._too_large()
         elif ws_frame.fin:
             self._fragments = None
             self.received(bytes(fragments), self._fragment_opcode == OP_BINARY)
+
+    def _too_large(self) -> None:
+        self.close(1009, f"Messages are limited to {self.bounds.max_message_bytes} bytes.", "BadRequest")
 
     def serve_first(self, payload: bytes) -> bool:
         """For subclasses: True when messages that came before the peer's close frame are still to be

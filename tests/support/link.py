@@ -13,9 +13,11 @@ import pytest
 import uvloop
 from support.stack import Raw, until
 
+from gateway.bounds import Bounds
 from gateway.connection import SEND_EVENT, Connection, Mode
+from gateway.flusher import Flusher
 from gateway.protocol.json_v1 import JSON_V1
-from gateway.transport import Flusher, WebSocketPeer
+from gateway.transport import WebSocketPeer
 from gateway.upgrade import hand_over
 from hubwire.model.permissions import PermissionSet
 
@@ -130,5 +132,5 @@ def new_connection(
         mode,
         executor=executor,
         flusher=flusher or Flusher(asyncio.get_running_loop()),
-        outbox_limit=outbox_limit,
+        bounds=Bounds(outbox_bytes=outbox_limit),
     )

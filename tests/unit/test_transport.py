@@ -13,8 +13,8 @@ from support.link import Executor, both_loops, linked, new_connection, run, tcp_
 from support.stack import CLOSE, PING, TEXT, masked, until
 
 from gateway import transport as module
+from gateway.flusher import Flusher
 from gateway.frames import BINARY, frame
-from gateway.transport import Flusher
 from gateway.upgrade import PARSER_BYTES, Wire, hand_over
 
 pytestmark = both_loops
@@ -115,7 +115,7 @@ def test_closing_sends_what_waits_then_the_last_message_then_the_close_frame(loo
             await asyncio.sleep(0)
             connection.send(frame(BINARY, b"last but one"))
             await asyncio.sleep(0)
-            connection._outbox_limit = connection.queued_bytes + 1
+            connection.bounds.outbox_bytes = connection.queued_bytes + 1
             connection.close_administratively("Go.", 1001)
             connection.send(frame(BINARY, b"too late"))
             frames = await heard(raw, 42)

@@ -1,0 +1,69 @@
+"""What the connections of a hub may take: one object for all of them, changed in place with the settings.
+
+So a limit is in force at once for open connections too, and costs a connection one reference. The source is
+`hubwire.model.settings.HubLimits`; what nobody has limited has the service's own bound, or none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from hubwire.model.limits import MAX_MESSAGE_BYTES, OUTBOX_BYTES
+from hubwire.model.settings import HubLimits
+
+NONE = sys.maxsize
+"""Where there is no limit: what is compared with it is never above it."""
+
+
+class Bounds:
+    """The limits of one hub, ready to be compared with. `messages_per_second` is 0 when there is no limit.
+
+    `deciding` counts the clients of the hub that wait to be let in, and belongs to the gateway."""
+
+    __slots__ = (
+        "__weakref__",
+        "deciding",
+        "max_connections",
+        "max_groups",
+        "max_message_bytes",
+        "messages_per_second",
+        "outbox_bytes",
+    )
+
+    def __init__(self, limits: HubLimits = HubLimits(), outbox_bytes: int = OUTBOX_BYTES) -> None:  # noqa: B008 (immutable)
+        self.deciding = 0
+        self.set(limits, outbox_bytes)
+
+    def set(self, limits: HubLimits, outbox_bytes: int) -> None:
+        """Make these the limits; `outbox_bytes` where they say nothing of it."""
+        self.max_connections = limits.max_connections_per_gateway or NONE
+        self.max_groups = limits.max_groups_per_connection or NONE
+        self.max_message_bytes = min(limits.max_message_bytes or NONE, MAX_MESSAGE_BYTES)
+        self.messages_per_second = limits.messages_per_second or 0
+        self.outbox_bytes = limits.outbox_bytes or outbox_bytes
+
+
+class HubBounds:
+    """The bounds of each hub that has connections here. Bounded by those: the others are forgotten."""
+
+    def __init__(self, limits_of: Callable[[str], HubLimits], outbox_bytes: int) -> None:
+        self._limits_of = limits_of
+        self._outbox_bytes = outbox_bytes
+        self._by_hub: WeakValueDictionary[str, Bounds] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._by_hub)
+
+    def of(self, hub: str) -> Bounds:
+        """The bounds of a hub, by its name in lower case. Whoever keeps them sees every change."""
+        found = self._by_hub.get(hub)
+        if found is None:
+            found = self._by_hub[hub] = Bounds(self._limits_of(hub), self._outbox_bytes)
+        return found
+
+    def settings_changed(self) -> None:
+        """The settings are others: so are the bounds."""
+        for hub, bounds in list(self._by_hub.items()):
+            bounds.set(self._limits_of(hub), self._outbox_bytes)
