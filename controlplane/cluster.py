@@ -22,7 +22,7 @@ from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.envelopes import PUBLISH, WHO, command_to_gateway, pack_body, unpack
 from hubwire.bus.keys import group_key, hub_key, partition_of, user_key
 from hubwire.bus.subjects import gateway_subject
-from hubwire.model.errors import InvalidRequest, NotFound, PermissionDenied, Unavailable
+from hubwire.model.errors import InternalError, InvalidRequest, NotFound, PermissionDenied, Unavailable
 from hubwire.model.message import Message
 from hubwire.model.names import gateway_of
 from hubwire.runtime.leases import LeaseWatch
@@ -238,4 +238,6 @@ def result_of(data: bytes) -> Any:
         raise NotFound(text)
     if code == "permission_denied":
         raise PermissionDenied(text)
+    if code == "internal":
+        raise InternalError(text)
     raise Unavailable(text)

@@ -6,6 +6,7 @@ confirmation, sends snapshots when an owner is new, asks for one, or has seen a 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -39,6 +40,8 @@ class Registrar:
         self._owners = owners
         self._table = owners.table
         self._unconfirmed: dict[str, tuple[int, list[Confirmed]]] = {}
+        self._leaving: dict[str, list[Confirmed]] = {}
+        """Keys whose last leaving is unanswered, and who waits for the owner to know of it."""
         self._snapshots_queued: set[int] = set()
         self._unanswered = 0
         owners.on_change(self._owners_changed)
@@ -57,13 +60,22 @@ class Registrar:
         self._unconfirmed[key] = (change.seq, [])
         self._submit(partition, [JOIN, partition, key, change.seq, change.digest])
 
-    def leave(self, key: str, known: Confirmed | None = None) -> None:
-        """The key has lost its last local member. Never refused, repeated until an owner has it.
-        `known` is called once: when the owner knows, or with the error when it did not answer in time."""
+    def leave(self, key: str) -> None:
+        """The key has lost its last local member. Never refused, repeated until an owner has it."""
         partition = partition_of(key)
         change = self._membership.leave(partition, key)
         self._settle(key, None, Unavailable("The registration was withdrawn."))
-        self._submit(partition, [LEAVE, partition, key, change.seq, change.digest], known)
+        waiting = self._leaving[key] = []
+        self._submit(partition, [LEAVE, partition, key, change.seq, change.digest], waiting)
+
+    def when_left(self, key: str, known: Confirmed) -> None:
+        """Call back once the key's owner knows of its last leaving, now if it already does; with the error
+        when it has not answered within JOIN_SECONDS, though it will be told all the same."""
+        waiting = self._leaving.get(key)
+        if waiting is None:
+            known(None)
+        else:
+            waiting.append(known)
 
     def when_confirmed(self, key: str, confirmed: Confirmed) -> None:
         """Call back once the key's owner has confirmed its joining, now if it already has."""
@@ -102,19 +114,17 @@ class Registrar:
         everything for longer than it must."""
         self.asked(range(len(self._table.owners)))
 
-    def _submit(self, number: int, entry: Entry, known: Confirmed | None = None) -> None:
+    def _submit(self, number: int, entry: Entry, leaving: list[Confirmed] | None = None) -> None:
         self._unanswered += 1
-        self._dispatcher.submit(
-            number,
-            entry,
-            partial(self._answered, entry, known),
-            size=48 + len(entry[2]),
-            timeout=JOIN_SECONDS,
-            keep=True,
-        )
+        answered = partial(self._answered, entry, leaving)
+        size = 48 + len(entry[2])
+        try:
+            self._dispatcher.submit(number, entry, answered, size=size, timeout=JOIN_SECONDS, keep=True)
+        except Unavailable as error:  # stopping: this gateway's lease ends, and with it all its members
+            asyncio.get_running_loop().call_soon(answered, None, error)
 
     def _answered(
-        self, entry: Entry, known: Confirmed | None, answer: Any, error: HubwireError | None
+        self, entry: Entry, leaving: list[Confirmed] | None, answer: Any, error: HubwireError | None
     ) -> None:
         kind, number, key, seq, _ = entry
         self._unanswered -= 1
@@ -123,8 +133,10 @@ class Registrar:
             self._queue_snapshot(number)
         if kind == JOIN:
             self._settle(key, seq, error)
-        elif known is not None:
-            known(error)
+        elif leaving is not None:
+            if self._leaving.get(key) is leaving:  # else it was left again since
+                del self._leaving[key]
+            self._call(leaving, error)
 
     def _settle(self, key: str, seq: int | None, error: HubwireError | None) -> None:
         """Call back who waits for the key. With `seq`, only if the key has not been left and joined
@@ -133,7 +145,11 @@ class Registrar:
         if found is None or (seq is not None and found[0] != seq):
             return
         del self._unconfirmed[key]
-        for confirmed in found[1]:
+        self._call(found[1], error)
+
+    @staticmethod
+    def _call(waiting: list[Confirmed], error: HubwireError | None) -> None:
+        for confirmed in waiting:
             try:
                 confirmed(error)
             except Exception:

@@ -105,7 +105,7 @@ class GatewayService:
         self.delivery = Delivery(self.hubs, loop.time)
         self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
         settings.add_listener(self.keepalive.settings_changed)
-        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave_and_tell)
+        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave)
         if upstream is not None:
             self.commands.add(UpstreamCommands(upstream).table)
         self._command_tasks: set[asyncio.Task[None]] = set()
@@ -205,7 +205,7 @@ class GatewayService:
             if not transport.is_closing():
                 hand_over(transport, connection, key, subprotocol, rest)
                 handed_over = True
-        except (Unavailable, TimeoutError) as error:
+        except (HubwireError, TimeoutError) as error:
             log.warning("connection_not_registered", hub=connection.hub, error=repr(error))
             return Refusal(503, "The cluster does not answer; try again.", RETRY_SOON)
         finally:
@@ -259,7 +259,7 @@ class GatewayService:
 
         def confirmed(error: HubwireError | None) -> None:
             if error is not None:
-                self.leave(connection, group, lambda _error: None)
+                self._leave(connection, group)
                 if connection.over:
                     error = NotFound("The connection is closed.")
             elif joining in self._joining and connection.announced and not connection.over:
@@ -280,30 +280,20 @@ class GatewayService:
         self.registrar.when_confirmed(key, confirmed)
 
     def leave(self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]) -> None:
-        """Effective here at once; the owner learns of it in its turn."""
-        self._leave(connection, group, None)
-        done(None)
+        """Effective here at once. Done when the owner knows that nobody is left here, so that whoever then
+        asks whether the group exists is told the truth; while others are left, or the owner has long known,
+        at once. An owner that does not answer in time changes nothing about the leaving: it is done then, and
+        the owner is told when it can be."""
+        self._leave(connection, group)
+        self.registrar.when_left(group_key(connection.hub, group), lambda _late: done(None))
 
-    def leave_and_tell(
-        self, connection: Connection, group: str, done: Callable[[HubwireError | None], None]
-    ) -> None:
-        """`leave` for REST callers: done once the owner knows, so that whoever then asks whether the group
-        exists is told the truth. An owner that does not answer changes nothing about the leaving."""
-        if not self._leave(connection, group, lambda _error: done(None)):
-            done(None)
-
-    def _leave(
-        self, connection: Connection, group: str, known: Callable[[HubwireError | None], None] | None
-    ) -> bool:
-        """Whether an owner has to be told, and so `known` will be called."""
+    def _leave(self, connection: Connection, group: str) -> None:
         was_told = group in connection.groups and (connection, group) not in self._joining
         self._joining.discard((connection, group))
-        keys = self.hubs.leave(connection, group)  # one at most
-        for key in keys:
-            self.registrar.leave(key, known)
+        for key in self.hubs.leave(connection, group):
+            self.registrar.leave(key)
         if was_told and connection.announced and not connection.over:
             self._notifications.left(connection, group)
-        return bool(keys)
 
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
         self.events.begin(connection, request, done)
@@ -354,22 +344,26 @@ class GatewayService:
 
     async def _run_command(self, reply: str, operation: str, arguments: list[Any]) -> None:
         try:
-            result = await self.commands.run(operation, arguments)
+            answer = ["ok", await self.commands.run(operation, arguments)]
         except HubwireError as error:
-            self._answer(reply, ["error", error.code, str(error)])
+            answer = ["error", error.code, str(error)]
         except Exception:
             log.exception("command_failed", operation=operation)
-            self._answer(reply, ["error", "internal", "Internal error."])
-        else:
-            self._answer(reply, ["ok", result])
+            answer = ["error", "internal", "Internal error."]
+        self._answer(reply, answer)
 
     def _answer(self, reply: str, answer: list[Any]) -> None:
+        """Answer a command, also when its result cannot be sent: who asked must not wait for nothing."""
         if not reply:
             return
         try:
             self._bus.publish(reply, pack([VERSION, *answer]))
         except Unavailable as error:
             log.warning("bus_answer_not_sent", error=str(error))
+        except Exception as error:  # LimitExceeded, or nothing that msgpack knows
+            log.error("bus_answer_refused", error=repr(error)[:200])
+            if answer[0] == "ok":
+                self._answer(reply, ["error", "internal", "The result cannot be sent."])
 
     async def run(self) -> None:
         """Listen on the bus until cancelled."""

@@ -22,7 +22,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import VERSION, pack, unpack
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.subjects import OWNERS_BUCKET, OWNERS_CHANGED, OWNERS_KEY
-from hubwire.model.errors import InvalidRequest, Unavailable
+from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -148,7 +148,7 @@ class OwnersStore:
             raise Unavailable(f"The ownership table cannot be written: {error!r}") from error
         try:
             self._bus.publish(OWNERS_CHANGED, data)
-        except Unavailable as error:  # it is stored; the others will read it
+        except HubwireError as error:  # it is stored; the others will read it
             log.debug("owners_not_announced", error=str(error))
         return True
 

@@ -333,11 +333,11 @@ async def test_a_client_in_very_many_groups_leaves_them_a_few_at_a_time(stack, m
     (alice,) = [c for c in stack.service.hubs if c.user_id == "alice"]
     turns, leave = [0], stack.service.registrar.leave
 
-    def noted(key, known=None):
+    def noted(key):
         if turns[-1] == 0:
             asyncio.get_running_loop().call_soon(turns.append, 0)
         turns[-1] += 1
-        leave(key, known)
+        leave(key)
 
     monkeypatch.setattr(stack.service.registrar, "leave", noted)
     client.close()

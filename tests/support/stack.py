@@ -180,6 +180,7 @@ class Stack:
             port=self.port,
             **{"drain_seconds": 1.0, **self._more},
         )
+        self._config = config
         started = asyncio.get_running_loop().create_future()
 
         async def note(worker: Worker) -> Http:
@@ -200,6 +201,15 @@ class Stack:
         """Drain as on SIGTERM, and wait until it has stopped."""
         self._stops[1].now("test")
         await self._tasks[1]
+
+    async def stop_router(self) -> None:
+        self._stops[0].now("test")
+        await self._tasks[0]
+
+    def start_router(self) -> None:
+        """Another one, which owns everything soon."""
+        self._stops[0] = Stop()
+        self._tasks[0] = asyncio.create_task(router.app.serve(self._config, self._stops[0]))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
