@@ -222,6 +222,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
             responses[status] = _fault(status, text)
     if operation.missing is not None:
         responses["404"] = _fault("404", f"Not there: {operation.missing}.")
+    if operation.id in ("AddConnectionToGroup", "AddUserToGroup", "AddConnectionsToGroups"):
+        responses["403"] = _fault("403", "More groups than the hub's limits allow a connection.")
     if operation.id in ("GrantPermission", "RevokePermission"):
         responses["409"] = _fault("409", "Too many rules on the connection.")
     return responses

@@ -15,6 +15,7 @@ import msgspec
 
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.settings import HubLimits, Positive
+from hubwire.model.wording import wanted
 
 MIN_ADMIN_TOKEN_CHARACTERS = 16
 
@@ -83,13 +84,7 @@ def changed(settings: ClusterSettings, change: object) -> ClusterSettings:
     """The settings after a change: an object in the form of the config file, in which null takes a setting
     away (RFC 7396). Raises InvalidRequest, which names the setting."""
     plain = msgspec.to_builtins(settings)
-    merged = _merged(plain, _with_hashed_token(change), ClusterSettings, "")
-    try:
-        return msgspec.convert(merged, ClusterSettings)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$.")
-        place = path.rstrip("`")
-        raise InvalidRequest(f"{place}: {text}." if place else f"{text}.", target=place or None) from None
+    return msgspec.convert(_merged(plain, _with_hashed_token(change), ClusterSettings, ""), ClusterSettings)
 
 
 def shown(settings: ClusterSettings) -> dict[str, Any]:
@@ -138,5 +133,10 @@ def _merged(
         elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             merged[name] = _merged(merged.get(name, {}), value, field.type, inside)
         else:
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError:
+                text = f"{inside} is {value!r}: it must be {wanted(field.type)}."
+                raise InvalidRequest(text, target=inside) from None
             merged[name] = value
     return merged

@@ -32,6 +32,7 @@ from hubwire.model.settings import (
     NatsEndpoint,
     UpstreamAuth,
 )
+from hubwire.model.wording import annotation_at, wanted
 
 __all__ = [
     "KEY_VAULT_REFERENCE",
@@ -95,7 +96,8 @@ def parse_hub_settings(properties: object) -> HubSettings:
         return msgspec.convert(plain, HubSettings)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
-        raise InvalidHubSettings([HubFault(_parse_place(path.rstrip("`")), text + ".")]) from error
+        place = _parse_place(path.rstrip("`"))
+        raise InvalidHubSettings([HubFault(place, _type_fault(plain, place) or f"{text}.")]) from error
 
 
 def hub_faults(properties: object) -> Iterator[HubFault]:
@@ -177,6 +179,19 @@ def _lower_case_words(properties: Any) -> Any:
         if isinstance(changed.get(name), list):
             changed[name] = [lower(each) if isinstance(each, dict) else each for each in changed[name]]
     return changed
+
+
+def _type_fault(plain: Any, place: Place) -> str | None:
+    """A value of another type than it must have, in words; None where msgspec's own say more."""
+    annotation = annotation_at(HubSettings, place)
+    if annotation is None:
+        return None
+    value = plain
+    for part in place:
+        value = value[part]
+    if isinstance(value, dict):
+        return None  # something is missing in it
+    return f"It is {value!r}, and must be {wanted(annotation)}."
 
 
 def _parse_place(path: str) -> Place:

@@ -6,13 +6,13 @@ file's own tree is walked along the type: every fault is found, each with the wa
 
 from __future__ import annotations
 
-import types
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 import yaml
 
 from hubwire.model.hub_rules import place_text
+from hubwire.model.wording import wanted, without_none
 from hubwire.runtime.parsers import did_you_mean
 
 Place = tuple[str | int, ...]
@@ -80,7 +80,7 @@ class _Walk:
         return _BAD
 
     def value(self, node: yaml.Node, annotation: Any, place: Place) -> Any:
-        bare = _without_none(annotation)
+        bare = without_none(annotation)
         origin = get_origin(bare)
         if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
             if not isinstance(node, yaml.MappingNode):
@@ -113,7 +113,7 @@ class _Walk:
         given = {name for name, _, _ in entries}
         for name, field in fields.items():
             if field.required and name not in given:
-                self._fault(place, f"{_name((*place, name))} is missing: it must be {_wanted(field.type)}.")
+                self._fault(place, f"{_name((*place, name))} is missing: it must be {wanted(field.type)}.")
         return found
 
     def _table(self, node: yaml.MappingNode, annotation: Any, place: Place) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class _Walk:
             shown = "" if _is_secret(place) else f" is {value!r}:"
             it = "" if _is_secret(place) else " it"
             hint = " Put it in quotes." if annotation is str and not isinstance(value, (dict, list)) else ""
-            text = f"{_name(place)}{shown}{it} must be {_wanted(annotation)}.{hint}"
+            text = f"{_name(place)}{shown}{it} must be {wanted(annotation)}.{hint}"
             return self._fault(place, text)
 
 
@@ -178,39 +178,3 @@ def _is_null(node: yaml.Node) -> bool:
 
 def _is_secret(place: Place) -> bool:
     return "accessKeys" in place or "adminToken" in place
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        others = [each for each in get_args(annotation) if each is not types.NoneType]
-        if len(others) == 1:
-            return others[0]
-    return annotation
-
-
-def _wanted(annotation: Any) -> str:
-    """A type in words, as an operator would say it."""
-    annotation = _without_none(annotation)
-    if get_origin(annotation) is Literal:
-        return "one of " + ", ".join(map(str, get_args(annotation)))
-    if get_origin(annotation) is Annotated:
-        bare, *metas = get_args(annotation)
-        return _wanted(bare) + "".join(_bounds(meta) for meta in metas if isinstance(meta, msgspec.Meta))
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return words.get(annotation, "a value of another kind")
-
-
-def _bounds(meta: msgspec.Meta) -> str:
-    parts = [
-        f"{word} {bound}"
-        for word, bound in (
-            ("from", meta.ge),
-            ("above", meta.gt),
-            ("to", meta.le),
-            ("below", meta.lt),
-        )
-        if bound is not None
-    ]
-    if meta.min_length is not None:
-        parts.append(f"of {meta.min_length} characters or more")
-    return "".join(f" {part}" for part in parts)

@@ -163,10 +163,16 @@ async def test_limits_which_azure_has_none_of_survive_a_round_trip_of_the_sdk(ri
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        ({"maxMessageBytes": 0}, "limits.maxMessageBytes"),
-        ({"maxMessageBytes": 1048577}, "limits.maxMessageBytes"),
+        (
+            {"maxMessageBytes": 0},
+            "maxMessageBytes: It is 0, and must be a whole number from 1 to 1048576.",
+        ),
+        (
+            {"messagesPerSecond": "5"},
+            "messagesPerSecond: It is '5', and must be a whole number from 1.",
+        ),
         ({"maxConnections": 1}, "limits.maxConnections: This is not a setting; known here: max"),
-        (5, "limits"),
+        (5, "limits: It is 5, and must be an object."),
     ],
 )
 async def test_limits_that_cannot_be_are_refused_and_named(rig: Rig, limits: object, said: str) -> None:

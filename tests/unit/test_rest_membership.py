@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.rest import Rig, rest_rig
+from support.rest import VERSION, Rig, rest_rig
+
+from hubwire.model.errors import PermissionDenied
 
 V = "?api-version=2024-12-01"
 HUB = "/api/hubs/chat"
@@ -227,6 +229,17 @@ async def test_a_permission_needs_a_group(rig: Rig, method: str, query: str) -> 
     assert "api-supported-versions" in answer.headers
     if method != "HEAD":
         assert answer.json["target"] == "Request"
+
+
+async def test_a_group_too_many_is_forbidden_and_described(rig: Rig) -> None:
+    async def refuse(*_: object) -> bool:
+        raise PermissionDenied("A connection of this hub may be in 2 groups at most.")
+
+    rig.cluster.add_connection_to_group = rig.cluster.add_user_to_group = refuse  # type: ignore[method-assign]
+    for path in ("/groups/g/connections/c", "/users/u/groups/g"):
+        answer = await rig.call("PUT", f"/api/hubs/chat{path}?{VERSION}")
+        assert (answer.status, answer.json["code"]) == (403, "Error.Forbidden")
+        assert answer.json["message"] == "A connection of this hub may be in 2 groups at most."
 
 
 async def test_one_rule_too_many_is_a_conflict(rig: Rig) -> None:
