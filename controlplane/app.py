@@ -194,8 +194,8 @@ class RestApi:
             return cors.options_response(request, ("GET", "HEAD"), self._services.config.cors_origins)
         if request.method not in ("GET", "HEAD"):
             raise Problem(405, "", "Not this method.", headers={"Allow": "GET, HEAD"})
-        if not self._services.cluster.healthy():
-            return response_of(_unavailable("The bus is not connected."))
+        if trouble := self._services.cluster.trouble():
+            return response_of(_unavailable(trouble))
         return done(200)
 
     def _openapi(self, request: web.Request, path: str) -> web.Response:

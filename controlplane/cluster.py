@@ -26,6 +26,7 @@ from hubwire.model.errors import InternalError, InvalidRequest, NotFound, Permis
 from hubwire.model.message import Message
 from hubwire.model.names import gateway_of
 from hubwire.runtime.leases import LeaseWatch
+from hubwire.runtime.store_check import StoreCheck
 
 log = structlog.get_logger(__name__)
 
@@ -46,16 +47,20 @@ class Cluster:
         bus: BusClient,
         dispatcher: Dispatcher,
         gateways: LeaseWatch,
+        store: StoreCheck | None = None,
         *,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._bus = bus
         self._dispatcher = dispatcher
         self._gateways = gateways
+        self._store = store
         self._deadline = deadline_seconds
 
-    def healthy(self) -> bool:
-        return self._bus.connected
+    def trouble(self) -> str:
+        if self._store is not None:
+            return self._store.trouble()
+        return "" if self._bus.connected else "NATS is not connected."
 
     # -- sending -----------------------------------------------------------------------------------
 

@@ -92,5 +92,5 @@ class ClusterPort(Protocol):
         self, hub: str, permission: PermissionName, connection_id: str, group: str
     ) -> bool: ...
 
-    def healthy(self) -> bool:
-        """Whether the bus is connected now (for /api/health and readiness)."""
+    def trouble(self) -> str:
+        """Why the service does not work now, in a sentence; "" when it does (for /api/health)."""

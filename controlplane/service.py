@@ -29,6 +29,7 @@ from hubwire.runtime.service import (
     run_service,
     tell_ready,
 )
+from hubwire.runtime.store_check import StoreCheck
 
 log = structlog.get_logger(__name__)
 
@@ -45,16 +46,21 @@ def rest_config(config: ProcessConfig) -> ControlPlaneConfig:
     )
 
 
+def store_check(bus: BusClient, config: ProcessConfig) -> StoreCheck:
+    return StoreCheck(bus, "rest", memory=config.in_memory, replicas=config.replicas)
+
+
 async def make_runner(
     config: ProcessConfig,
     bus: BusClient,
     dispatcher: Dispatcher,
     settings: SettingsStore,
     gateways: LeaseWatch,
+    store: StoreCheck,
 ) -> RestRunner:
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
-    `gateways` and cleans the runner up."""
-    cluster = Cluster(bus, dispatcher, gateways)
+    `gateways` and `store`, and cleans the runner up."""
+    cluster = Cluster(bus, dispatcher, gateways, store)
     letters = DeadLetters(bus, memory=config.in_memory, replicas=config.replicas)
     app = create_app(cluster, settings, rest_config(config), events=Events(bus, gateways, letters))
     runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
@@ -74,11 +80,13 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
         dispatcher = Dispatcher(bus, owners, name)
         gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds)
         settings = await open_settings(bus, config, stop)
-        runner = await make_runner(config, bus, dispatcher, settings, gateways)
+        store = store_check(bus, config)
+        runner = await make_runner(config, bus, dispatcher, settings, gateways, store)
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(owners.run(), name="owners"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
+                tasks.create_task(store.run(), name="store check"),
             ]
             try:
                 listener = open_listener(config.host, config.port)

@@ -14,14 +14,16 @@ from urllib.parse import urlsplit
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.owners import OwnersStore
-from hubwire.bus.subjects import LEASES_BUCKET, OWNERS_BUCKET
+from hubwire.bus.subjects import LEASES_BUCKET, OWNERS_BUCKET, lease_key
 from hubwire.cli.doctor_checks import Check, skew
 from hubwire.model.errors import HubwireError, NotFound
-from hubwire.runtime.leases import LeaseWatch, read_leases
+from hubwire.runtime.leases import LeaseWatch, margin_of, read_leases
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.store_check import try_store
 
 _NATS_SECONDS = 5.0
+_STORE_SECONDS = 3.0
 _LISTEN_SECONDS = 1.0  # every holder renews at once when a newcomer asks
 _LEAST_PAYLOAD = 2 * 1024 * 1024  # a message of 1 MiB and its envelope
 _FULL = 0.9
@@ -123,7 +125,20 @@ async def _jetstream(bus: BusClient, config: ProcessConfig) -> Check:
             "JetStream",
             "fail",
             f"not available: {text}",
-            "enable it (`jetstream {}` in the server's configuration); in a cluster, a majority must run",
+            "enable it (`jetstream {}` in the server's configuration), or make room on its disk; in a "
+            "cluster, a majority must run",
+        )
+    try:
+        await try_store(bus, "doctor", _STORE_SECONDS)
+    except NotFound:
+        pass  # a finding of its own
+    except HubwireError as fault:
+        return Check(
+            "JetStream",
+            "fail",
+            f"answers, but {fault}",
+            "is its disk full? make room; `hubwire up` then restarts its NATS server by itself, your own you "
+            "must restart",
         )
     limits = info.limits
     wanted = "memory" if config.in_memory else "storage"
@@ -211,10 +226,12 @@ async def _leases(bus: BusClient, config: ProcessConfig) -> list[Check]:
     checks = []
     try:
         known = await read_leases(bus)
-    except Exception:
-        known = {}
+    except HubwireError as fault:
+        return [Check("leases", "fail", f"cannot be read: {fault}", "see that a majority of NATS runs")]
     for role, watch in watches.items():
         alive = len(watch.alive)
+        # Attempts to renew are heard too; only what is stored is a lease.
+        unstored = [name for name in watch.alive if not _fresh(known.get(lease_key(role, name)))]
         silent = [
             key
             for key, lease in known.items()
@@ -231,6 +248,10 @@ async def _leases(bus: BusClient, config: ProcessConfig) -> list[Check]:
                     f"start one (hubwire {role}), or see why it ended",
                 )
             )
+        elif unstored:
+            found = f"{alive} alive, {len(unstored)} without a lease that is stored"
+            advice = "does JetStream store? else see its log: lease_not_renewed, lease_lost"
+            checks.append(Check(f"{role}s", "fail", found, advice))
         elif silent:
             found = f"{alive} alive, {len(silent)} did not answer"
             checks.append(Check(f"{role}s", "warn", found, "was one killed just now? if not, see its log"))
@@ -238,6 +259,12 @@ async def _leases(bus: BusClient, config: ProcessConfig) -> list[Check]:
             checks.append(Check(f"{role}s", "ok", f"{alive} alive"))
     checks.append(await _owners(bus, config, watches["router"].alive))
     return checks
+
+
+def _fresh(lease: dict[str, Any] | None) -> bool:
+    return lease is not None and lease["age_seconds"] <= lease["ttl_seconds"] + margin_of(
+        lease["ttl_seconds"]
+    )
 
 
 async def _owners(bus: BusClient, config: ProcessConfig, alive: set[str]) -> Check:

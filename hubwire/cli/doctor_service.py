@@ -9,7 +9,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from hubwire.cli.doctor_checks import Check, skew
-from hubwire.cli.rest import call, call_data
+from hubwire.cli.rest import call, call_data, said
 from hubwire.cli.target import ServiceTarget
 from hubwire.model.errors import HubwireError, NotFound, Unauthenticated, Unavailable
 from hubwire.model.tokens import sign_client_token
@@ -36,7 +36,7 @@ def _http(target: ServiceTarget) -> list[Check]:
     except Unavailable as fault:
         return [Check(name, "fail", str(fault), "start the service, or check endpoint, proxy and firewall")]
     if answer.status == 503:
-        return [Check(name, "fail", "answers 503: its bus is not connected", "see the NATS checks above")]
+        return [Check(name, "fail", f"answers 503.{said(answer)}", "see the NATS checks above")]
     if answer.status != 200:
         return [
             Check(name, "fail", f"/api/health answers {answer.status}", "is this Hubwire? check the endpoint")

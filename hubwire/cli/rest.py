@@ -136,21 +136,21 @@ def unreachable(where: str, fault: Exception) -> str:
 def _checked(answer: Answer, target: ServiceTarget) -> Answer:
     if answer.status < 400:
         return answer
-    said = _said(answer)
+    why = said(answer)
     if answer.status == 401:
         raise Unauthenticated(
             f"{target.endpoint} does not accept the access key from {target.source}; "
-            f"it may have been regenerated, or belong to another service.{said}"
+            f"it may have been regenerated, or belong to another service.{why}"
         )
     category: type[HubwireError] = {
         403: PermissionDenied,
         404: NotFound,
         409: Conflict,
     }.get(answer.status, Unavailable if answer.status >= 500 or answer.status == 429 else InvalidRequest)
-    raise category(f"{target.endpoint} answered {answer.status}.{said}")
+    raise category(f"{target.endpoint} answered {answer.status}.{why}")
 
 
-def _said(answer: Answer) -> str:
+def said(answer: Answer) -> str:
     """What the body says went wrong, in Azure's two forms (rest-api.md 3.1, management-api.md 4)."""
     text = answer.headers.get("WWW-Authenticate", "").partition('error_description="')[2].partition('"')[0]
     try:

@@ -12,12 +12,13 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from controlplane.http import RestServer
-from controlplane.service import make_runner
+from controlplane.service import make_runner, store_check
 from gateway.app import Http, Worker, run
 from hubwire.cli.settings_follow import apply_orders, follow_keys
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.logs import get_logger
 from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.service import end_tasks
 
 _log = get_logger("worker")
 
@@ -35,23 +36,26 @@ async def _rest(worker: Worker) -> Http:
         await apply_orders(worker.settings, config)
         follow_keys(worker.settings, Path(config.keys_file), keep=config.durability != "memory")
     gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
-    runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways)
+    store = store_check(worker.bus, config)
+    runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways, store)
     server = runner.server
     assert isinstance(server, RestServer)  # setup() has made it
-    watching = asyncio.create_task(_watched(gateways.run()), name="gateway leases")
+    watching = [
+        asyncio.create_task(_watched(gateways.run(), "gateway leases")),
+        asyncio.create_task(_watched(store.run(), "store check")),
+    ]
 
     async def close() -> None:
         await runner.cleanup()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await end_tasks(watching)
 
     return Http(server, close)
 
 
-async def _watched(work: Awaitable[None]) -> None:
+async def _watched(work: Awaitable[None], task: str) -> None:
     """Should this fail, the worker would answer wrongly for ever: it stops, and another is started."""
     try:
         await work
     except Exception:
-        _log.exception("background_failed", task="gateway leases")
+        _log.exception("background_failed", task=task)
         os.kill(os.getpid(), signal.SIGTERM)

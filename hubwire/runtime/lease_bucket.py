@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import VERSION, pack, unpack
+from hubwire.bus.owners import open_bucket
 from hubwire.bus.subjects import LEASES_BUCKET, lease_key, lease_subject
 from hubwire.model.errors import InvalidRequest, NotFound, Unavailable
 
@@ -69,6 +70,17 @@ def unpack_lease(data: bytes) -> LeaseMessage:
         return LeaseMessage(int(renewal), ttl_ms / 1000, mark == LEAVING, mark == ENDED)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidRequest(f"Not a lease: {error}") from error
+
+
+async def open_leases(bus: BusClient, *, memory: bool, replicas: int, timeout: float) -> None:
+    """Make the bucket if it is not there. Raises Unavailable, after `timeout` seconds at the latest."""
+    try:
+        async with asyncio.timeout(timeout):
+            await open_bucket(
+                bus.js, LEASES_BUCKET, memory=memory, replicas=replicas, ttl_seconds=BUCKET_TTL_SECONDS
+            )
+    except Exception as error:
+        raise Unavailable(f"The bucket of the leases cannot be opened: {error!r}") from error
 
 
 async def store_if(bus: BusClient, subject: str, data: bytes, revision: int, timeout: float) -> int | None:
@@ -162,12 +174,16 @@ async def list_entries(bus: BusClient, role: str) -> Listing:
 
 
 async def read_leases(bus: BusClient) -> dict[str, dict[str, Any]]:
-    """What the bucket holds, for people (`hubwire doctor`): key to {"count", "ttl_seconds"}. Raises
-    Unavailable."""
+    """What the bucket holds, for people (`hubwire doctor`): key to {"count", "ttl_seconds", "age_seconds"}.
+    Raises Unavailable."""
     found: dict[str, dict[str, Any]] = {}
     for role in ("router", "gateway"):
-        for name, (entry, _) in (await list_entries(bus, role)).entries.items():
-            found[lease_key(role, name)] = {"count": entry.renewal, "ttl_seconds": entry.ttl}
+        for name, (entry, age) in (await list_entries(bus, role)).entries.items():
+            found[lease_key(role, name)] = {
+                "count": entry.renewal,
+                "ttl_seconds": entry.ttl,
+                "age_seconds": age,
+            }
     return found
 
 

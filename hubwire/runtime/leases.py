@@ -26,14 +26,13 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.owners import open_bucket
-from hubwire.bus.subjects import LEASES_BUCKET, LEASES_CENSUS, lease_subject, presence_subject
+from hubwire.bus.subjects import LEASES_CENSUS, lease_subject, presence_subject
 from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.runtime.lease_bucket import (
-    BUCKET_TTL_SECONDS,
     NOTHING,
     LeaseMessage,
     margin_of,
+    open_leases,
     read_entry,
     read_leases,
     store_if,
@@ -137,17 +136,7 @@ class Lease:
         await self._open(5.0)
 
     async def _open(self, timeout: float) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await open_bucket(
-                    self._bus.js,
-                    LEASES_BUCKET,
-                    memory=self._memory,
-                    replicas=self._replicas,
-                    ttl_seconds=BUCKET_TTL_SECONDS,
-                )
-        except Exception as error:
-            raise Unavailable(f"The bucket of the leases cannot be opened: {error!r}") from error
+        await open_leases(self._bus, memory=self._memory, replicas=self._replicas, timeout=timeout)
 
     async def _renew(self) -> None:
         """One attempt. Raises Unavailable when it is not known to be stored, _Over when it never will be."""

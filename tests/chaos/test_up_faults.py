@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -104,8 +106,12 @@ class SmallDisk:
         return subprocess.run([*self.prefix, "true"], capture_output=True, check=False).returncode == 0
 
     @property
+    def seen_from_here(self) -> Path:
+        return Path(f"/proc/{self.pid}/root{self.data}")
+
+    @property
     def _junk(self) -> Path:
-        return Path(f"/proc/{self.pid}/root{self.data}/junk")
+        return self.seen_from_here / "junk"
 
     def fill(self) -> None:
         file = os.open(self._junk, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -119,6 +125,21 @@ class SmallDisk:
 
     def free(self) -> None:
         self._junk.unlink()
+
+
+def doctor(up: Up, disk: SmallDisk) -> dict[str, dict[str, str]]:
+    """What `hubwire doctor` finds, by check."""
+    command = [
+        sys.executable,
+        "-m",
+        "hubwire.cli.main",
+        "doctor",
+        "--json",
+        "--data",
+        str(disk.seen_from_here),
+    ]
+    done = subprocess.run(command, capture_output=True, cwd=up.folder, timeout=SECONDS, check=False)
+    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
 @pytest.fixture
@@ -141,8 +162,13 @@ def test_a_disk_that_was_full_for_a_while_does_no_lasting_harm(tmp_path: Path, d
         disk.fill()
         told = up.wait_event("nats_disk_full")
         assert told["folder"] == str(disk.data)
+        assert "it stores nothing" in health_becomes(up, 503)
         with pytest.raises(HubwireError):
             publish(up, "meanwhile")
+        told = doctor(up, disk)
+        assert told["JetStream"]["state"] == told[f"endpoint {up.endpoint}"]["state"] == "fail"
+        assert "it stores nothing" in told["JetStream"]["found"]
+        assert "disk" in told["JetStream"]["advice"]
         assert not [told for told in up.log if told["event"] == "child_hung"], "no restart makes room"
         disk.free()
         freed = time.monotonic()

@@ -168,8 +168,8 @@ class MemoryCluster:
         connection = self._in(hub).get(connection_id)
         return connection is not None and group in connection.granted[permission]
 
-    def healthy(self) -> bool:
-        return not self.away
+    def trouble(self) -> str:
+        return "It is away." if self.away else ""
 
 
 class MemorySettings:
