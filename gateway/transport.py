@@ -21,6 +21,7 @@ from picows import WSListener
 from gateway.bounds import Bounds
 from gateway.flusher import Flusher
 from gateway.frames import CLOSE, PONG, close_frame, frame
+from hubwire.model.limits import OUTBOX_MESSAGE_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,8 @@ _ILLEGAL_CLOSE_CODES = (0, 1005, 1006, 1015)  # RFC 6455, 7.4; more of them are 
 
 
 class _Outbox:
-    """What the kernel did not take yet: whole frames, each with the time after which it is dropped."""
+    """What the kernel did not take yet: whole frames, each with the time after which it is dropped. `bytes`
+    is what that costs, beside the frames' own bytes too."""
 
     __slots__ = ("bytes", "frames")
 
@@ -179,7 +181,7 @@ class WebSocketPeer(WSListener):
         if outbox is None:
             return
         outbox.frames.append((data, deadline))
-        outbox.bytes += len(data)
+        outbox.bytes += len(data) + OUTBOX_MESSAGE_BYTES
         if outbox.bytes > self.bounds.outbox_bytes and not self.closing:
             self.too_slow()
 
@@ -192,7 +194,7 @@ class WebSocketPeer(WSListener):
             size = 0
             while outbox.frames and size < WRITE_CHUNK:
                 data, deadline = outbox.frames.popleft()
-                outbox.bytes -= len(data)
+                outbox.bytes -= len(data) + OUTBOX_MESSAGE_BYTES
                 if not deadline or deadline >= now:
                     chunk.append(data)
                     size += len(data)

@@ -66,6 +66,23 @@ def test_a_slow_consumer_is_closed_at_the_bound_and_told_why_when_it_still_can_b
     run(loop, test())
 
 
+def test_tiny_messages_count_for_what_they_cost_in_memory(loop):
+    async def test():
+        connection = new_connection(Executor(), outbox_limit=100_000)
+        async with slow(connection):
+            while not connection.queued_bytes:
+                connection.send(frame(BINARY, b"x" * 5000))
+                await asyncio.sleep(0)
+            count = 0
+            while not connection.over:
+                connection.send(frame(BINARY, b"x"))
+                await asyncio.sleep(0)
+                count += 1
+            assert 800 < count < 1100  # bytes alone would let 33,000 wait, which are 3 MB
+
+    run(loop, test())
+
+
 def test_a_slow_consumer_that_reads_nothing_at_all_is_cut(loop):
     async def test():
         connection = new_connection(Executor(), outbox_limit=100_000)
