@@ -57,6 +57,7 @@ class Worker(NamedTuple):
     gateway: GatewayService
     upstream: UpstreamService
     notifier: Notifier
+    lost: asyncio.Event  # set with the lease
 
 
 class Http(NamedTuple):
@@ -92,7 +93,13 @@ async def serve(
         dispatcher = Dispatcher(bus, owners, name)
         memory, replicas = config.in_memory, config.replicas
         lease = Lease(bus, "gateway", name, config.lease_seconds, memory=memory, replicas=replicas)
-        lease.on_lost = lambda: stop.now("the lease was lost")
+        lost = asyncio.Event()
+
+        def lease_lost() -> None:
+            lost.set()
+            stop.now("the lease was lost")
+
+        lease.on_lost = lease_lost
         settings = store = await open_settings(bus, config, stop)
         upstream = UpstreamService(store.hub, lambda: store.keys, upstream_config(config))
         listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
@@ -112,7 +119,7 @@ async def serve(
             notifications=HeardByListeners(listeners, upstream, notifier),
         )
         service.commands.add({"sweep": notifier.sweep})
-        worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream, notifier)
+        worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream, notifier, lost)
         await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -174,7 +181,7 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
         server.close()
         for front in [*service.fronts]:
             front.transport.abort()
-        await drain.let_go(service, config.drain_seconds)
+        await drain.let_go(service, config.drain_seconds, worker.lost)
         await worker.notifier.close(NOTIFY_SECONDS)
         if http is not None:
             await http.close()

@@ -19,9 +19,17 @@ log = structlog.get_logger(__name__)
 GOING_AWAY = "The service is being restarted; connect again."
 
 
-async def let_go(service: GatewayService, drain_seconds: float) -> None:
+LOST_SECONDS = 1.0
+"""What clients of a gateway whose lease was lost have to answer its close frame."""
+
+
+async def let_go(service: GatewayService, drain_seconds: float, lost: asyncio.Event) -> None:
     """Close all connections with 1001, spread over most of the drain time so that they do not come back
-    all at once elsewhere, then wait for their sockets until the deadline."""
+    all at once elsewhere, then wait for their sockets until the deadline.
+
+    Once `lost` is set, the lease is: nobody counts these connections any more and nothing reaches them, so
+    they are all told at once, and cut LOST_SECONDS later.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + drain_seconds
     connections: list[Connection] = list(service.hubs)
@@ -34,13 +42,26 @@ async def let_go(service: GatewayService, drain_seconds: float) -> None:
     for number, connection in enumerate(connections):
         connection.close_administratively(GOING_AWAY, 1001, "ServiceReload", GOING_AWAY)
         due = begun + spread * (number + 1) / len(connections)
-        if number % 100 == 99 or due - loop.time() > 0.02:
-            await asyncio.sleep(max(0.0, due - loop.time()))
+        if not lost.is_set() and due - loop.time() > 0.02:
+            await _pause(due - loop.time(), lost)
+        elif number % 100 == 99:
+            await asyncio.sleep(0)
     await asyncio.sleep(0)  # what was said is written at the end of the turn, also without time to wait
-    while loop.time() < end and not all(c.finished for c in connections):  # noqa: ASYNC110 (at the stop only)
+    told = loop.time()
+    while not all(c.finished for c in connections):
+        if loop.time() > (min(end, told + LOST_SECONDS) if lost.is_set() else end):
+            break
         await asyncio.sleep(0.02)
     for connection in connections:
         connection.abort()
+
+
+async def _pause(seconds: float, lost: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await lost.wait()
+    except TimeoutError:
+        pass
 
 
 async def finish(dispatcher: Dispatcher, seconds: float = 2.0) -> None:

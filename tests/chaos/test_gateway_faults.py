@@ -101,6 +101,26 @@ async def test_a_gateway_that_was_paused_for_longer_than_its_lease_starts_over_a
             await member.close()
 
 
+async def test_a_gateway_whose_lease_was_lost_does_not_take_the_time_of_a_planned_stop(fleet: Fleet) -> None:
+    # Its clients hear nothing any more; spread over a drain time of minutes they would sit there deaf.
+    fleet.config = fleet.config.replace(drain_seconds=60.0)
+    _, paused = fleet.start_all("router", "gateway")
+    async with observe(fleet.config) as observer:
+        members = [await Member.connect(paused, f"m{number}") for number in range(120)]
+        old_name = gateway_of(members[0].connection_id)
+        assert old_name is not None
+        paused.pause()
+        async with asyncio.timeout(10):
+            while not (await read_entry(observer.bus, "gateway", old_name)).ended:  # noqa: ASYNC110 (asks)
+                await asyncio.sleep(0.05)
+        paused.resume()
+        await until(lambda: not any(member.open for member in members), 10, "it closes its clients")
+        assert {member.close_code for member in members} == {1001}
+        await until(lambda: any("gateway_stopped" in line for line in paused.lines()), 10)
+        for member in members:
+            await member.close()
+
+
 async def test_a_gateway_that_was_killed_comes_back_under_another_name_and_gets_everything(
     fleet: Fleet,
 ) -> None:
