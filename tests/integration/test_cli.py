@@ -188,13 +188,20 @@ def test_a_regenerated_key_is_in_force_at_once_and_after_a_restart(tmp_path: Pat
         assert (shown["primaryKey"], shown["secondaryKey"]) == (keys["primaryKey"], keys["secondaryKey"])
 
 
-def test_hubs_of_the_config_file_are_in_force_also_when_they_change(tmp_path: Path) -> None:
-    for policy in ("allow", "deny"):
-        text = f"hubs:\n  chat:\n    anonymousConnectPolicy: {policy}\n"
+def test_what_the_config_file_says_is_in_force_also_when_it_changes(tmp_path: Path) -> None:
+    for policy, limits in (
+        ("allow", "{maxBodyBytes: 5, requestSeconds: 7}"),
+        ("deny", "{maxBodyBytes: 500}"),
+    ):
+        text = f"hubs:\n  chat:\n    anonymousConnectPolicy: {policy}\nlimits: {limits}\n"
         (tmp_path / "h.yaml").write_text(text)
         with Up(tmp_path, "--config", "h.yaml", "--workers", "1") as up:
             properties = result(up, "hubs", "show", "chat")["properties"]
             assert properties["anonymousConnectPolicy"] == policy
+            sent = hubwire(up, "publish", "chat", "longer", fails=policy == "allow")
+            assert ("over the limit of 5 bytes" in sent.stderr) is (policy == "allow")
+            shown = result(up, "settings", "show")
+    assert shown == {"limits": {"maxBodyBytes": 500, "requestSeconds": 7.0}}
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_good_service(up: Up) -> None:
