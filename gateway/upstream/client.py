@@ -18,14 +18,12 @@ from gateway.upstream.outcome import Answer, DeliveryFailure, FailureCategory
 from gateway.upstream.requests import EventRequest, Origin
 from gateway.upstream.upstream import Upstream, UpstreamKey, UpstreamStatus
 from gateway.upstream.validation import Verdict
-from hubwire.model.event_handlers import is_tunnel
+from hubwire.model.event_handlers import CONNECT, is_tunnel
 
 EVENT_BYTES: Final = 2048
 """What an event that waits costs beside its body and header values, roughly."""
 MAX_UPSTREAMS: Final = 1000
 """Kept at a time; the ones that nobody uses go first. Settings name them, so there are few."""
-DEAD: Final = frozenset((502, 503, 504))
-"""Statuses by which a proxy says that there is nobody behind it."""
 
 Check = Callable[[str, Origin], Awaitable[Verdict]]
 
@@ -95,7 +93,8 @@ class UpstreamClient:
                 raise _Failed("overloaded", f"{held.pending} events wait for this upstream already.")
             async with self._deadlines.limit():
                 answer = await self._deliver(upstream, request, progress)
-            self._tell(upstream, progress, alive=answer.status not in DEAD)
+            # Whatever it answers, also 503: one event that fails says nothing of the others.
+            self._tell(upstream, progress, alive=True)
             seconds = self._clock.monotonic() - started
             return Answer(answer.status, answer.headers, answer.body, progress.attempts, seconds)
         except _Failed as failed:
@@ -127,7 +126,7 @@ class UpstreamClient:
         if progress.given is None:
             return
         if alive:
-            upstream.breaker.succeeded()
+            upstream.breaker.succeeded(self._clock.monotonic())
         else:
             upstream.breaker.failed(progress.given, self._clock.monotonic())
         progress.given = None
@@ -202,7 +201,7 @@ class UpstreamClient:
             upstream.active -= 1
 
     def _upstream(self, request: EventRequest) -> Upstream:
-        key = UpstreamKey(request.hub, _place(request.url))
+        key = UpstreamKey(request.hub, _place(request.url), request.event is CONNECT)
         upstream = self._upstreams.get(key)
         if upstream is None:
             if len(self._upstreams) >= MAX_UPSTREAMS:

@@ -42,10 +42,11 @@ class UpstreamConfig(NamedTuple):
     out unless told otherwise, `hubwire up` allows them.
 
     Per hub and upstream (scheme, host, port): `connections` requests at a time, and at most `pending`
-    events or `pending_bytes` of them that are not answered yet; more are refused at once. `large_answers`
+    events or `pending_bytes` of them that are not answered yet; more are refused at once. The same again for
+    `connect`, with `connect_connections`, so that slow events let clients in. `large_answers`
     of them may hold an answer of more than a mebibyte at a time, the others are not read on.
 
-    The circuit of an upstream opens after `breaker_failures` deliveries in a row found it dead, for
+    The circuit of an upstream opens after `breaker_failures` deliveries in a row got no answer, for
     `breaker_seconds`, doubling up to `breaker_max_seconds`; then one event at a time tries it.
 
     `idle_seconds` is less than the five seconds after which Node closes idle connections.
@@ -61,6 +62,7 @@ class UpstreamConfig(NamedTuple):
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     connections: int = 64
+    connect_connections: int = 32
     pending: int = 2000
     pending_bytes: int = 32 * 1024 * 1024
     large_answers: int = 2

@@ -1,7 +1,7 @@
 """One upstream of one hub: what may be on its way to it, and whether it is alive.
 
-Whatever is slow or dead about it is kept in here: other upstreams, and other hubs' events to the same
-host, have their own.
+Whatever is slow or dead about it is kept in here: other upstreams, other hubs' events to the same host, and
+`connect`, for which a client stands at the door, have their own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from gateway.upstream.config import UpstreamConfig
 
 
 class UpstreamKey(NamedTuple):
-    """`place` is scheme, host and port: `https://app.example:8443`."""
+    """`place` is scheme, host and port: `https://app.example:8443`; `connect`: for that event only."""
 
     hub: str
     place: str
+    connect: bool
 
 
 class UpstreamStatus(NamedTuple):
@@ -26,6 +27,7 @@ class UpstreamStatus(NamedTuple):
 
     hub: str
     place: str
+    connect: bool
     circuit: Literal["closed", "open", "half_open"]
     active: int
     pending: int
@@ -41,7 +43,7 @@ class Upstream:
 
     def __init__(self, key: UpstreamKey, config: UpstreamConfig) -> None:
         self.key = key
-        self.slots = asyncio.Semaphore(config.connections)
+        self.slots = asyncio.Semaphore(config.connect_connections if key.connect else config.connections)
         self.large = asyncio.Semaphore(config.large_answers)
         self.breaker = Breaker(config.breaker_failures, config.breaker_seconds, config.breaker_max_seconds)
         self._max_pending = config.pending

@@ -585,37 +585,106 @@ async def test_a_client_that_leaves_takes_its_event_along(app: AppServer) -> Non
         assert not service.failures.latest()
 
 
-async def test_a_dead_upstream_is_left_alone_and_used_again_when_it_lives(app: AppServer) -> None:
+async def test_a_dead_upstream_is_left_alone_and_used_again_when_it_lives() -> None:
     clock = FakeClock()
     config = NO_RETRY._replace(breaker_failures=3, breaker_seconds=5, breaker_max_seconds=20)
-    app.answer = status_answers(503)
-    async with service_for(hub(everything(app.base)), config, clock=clock) as service:
-        for _ in range(3):
-            assert failure_of(await service.user_event(event())).status == 503
-        for _ in range(5):
-            assert failure_of(await service.user_event(event())).category == "circuit_open"
-        assert len(app.seen) == 3, "nothing is sent while the circuit is open"
+    dead = True
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: bytes) -> None:
+        if dead:
+            writer.close()
+        else:
+            writer.write(http("HTTP/1.1 204 OK"))
+
+    async with (
+        raw_server(answer) as app,
+        service_for(hub(everything(app.base)), config, clock=clock) as service,
+    ):
+
+        async def category() -> str:
+            return failure_of(await service.user_event(event())).category
+
+        assert [await category() for _ in range(8)] == ["network"] * 3 + ["circuit_open"] * 5
+        assert len(app.requests) == 3, "nothing is sent while the circuit is open"
         assert service.upstreams()[0].circuit == "open"
         clock.advance(5)
         assert service.upstreams()[0].circuit == "half_open"
-        assert failure_of(await service.user_event(event())).status == 503
-        assert failure_of(await service.user_event(event())).category == "circuit_open"
+        assert [await category(), await category()] == ["network", "circuit_open"]
         clock.advance(9)
-        assert failure_of(await service.user_event(event())).category == "circuit_open"
+        assert await category() == "circuit_open"
         clock.advance(1)
-        app.answer = status_answers(204)
+        dead = False
         assert await service.user_event(event()) == EventAnswered(None)
         assert service.upstreams()[0].circuit == "closed"
         assert await service.user_event(event()) == EventAnswered(None)
-    assert len(app.seen) == 6
+        assert len(app.requests) == 6
 
 
-async def test_an_application_that_answers_500_is_alive(app: AppServer) -> None:
-    app.answer = status_answers(500)
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_an_application_that_answers_at_all_is_alive(app: AppServer, status: int) -> None:
+    """One event that failed with 503 opened the circuit of all, so that clients could not even connect."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=status if request.headers["ce-eventName"] == "broken" else 204)
+
+    app.answer = answer
     async with service_for(hub(everything(app.base)), NO_RETRY._replace(breaker_failures=2)) as service:
         for _ in range(5):
-            assert failure_of(await service.user_event(event())).status == 500
-        assert service.upstreams()[0].circuit == "closed"
+            assert failure_of(await service.user_event(event(name="broken"))).status == status
+        assert isinstance(await service.connect(connecting()), ConnectAccepted)
+        assert await service.user_event(event(name="healthy")) == EventAnswered(None)
+
+
+async def test_a_circuit_that_is_open_for_events_is_not_open_for_connect() -> None:
+    """An event that is never answered must not shut clients out of a handler that lets them in."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        if b"ce-eventName: connect\r\n" in head:
+            writer.write(http("HTTP/1.1 204 OK"))
+        else:
+            writer.close()
+
+    config = NO_RETRY._replace(breaker_failures=2)
+    async with raw_server(answer) as app, service_for(hub(everything(app.base)), config) as service:
+        found = [failure_of(await service.user_event(event())).category for _ in range(3)]
+        assert found == ["network", "network", "circuit_open"]
+        assert isinstance(await service.connect(connecting()), ConnectAccepted)
+        assert failure_of(await service.user_event(event())).category == "circuit_open"
+
+
+async def test_events_that_hang_leave_connect_its_own_connections(app: AppServer) -> None:
+    release = asyncio.Event()
+    all_hang = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.headers["ce-eventName"] != "connect":
+            if app.running == 3:
+                all_hang.set()
+            await release.wait()
+        return web.Response(status=204)
+
+    app.answer = answer
+    config = LOCAL._replace(connections=3, pending=4)
+    async with service_for(hub(everything(app.base)), config) as service:
+        waiting = [asyncio.create_task(service.user_event(event())) for _ in range(4)]
+        await all_hang.wait()
+        async with asyncio.timeout(5):
+            assert isinstance(await service.connect(connecting()), ConnectAccepted)
+        release.set()
+        assert set(await asyncio.gather(*waiting)) == {EventAnswered(None)}
+
+
+async def test_connect_has_its_bound_too(app: AppServer) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.02)
+        return web.Response(status=204)
+
+    app.answer = answer
+    config = LOCAL._replace(connect_connections=2, pending=6)
+    async with service_for(hub(everything(app.base)), config) as service:
+        results = await asyncio.gather(*(service.connect(connecting(source())) for _ in range(9)))
+    assert sum(isinstance(each, ConnectAccepted) for each in results) == 6
+    assert app.most_running == 2
 
 
 # -- what a person sees ------------------------------------------------------------------------------------

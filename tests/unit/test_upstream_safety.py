@@ -180,7 +180,7 @@ def test_a_circuit_opens_after_failures_in_a_row_and_a_success_between_resets() 
     breaker = Breaker(3, 5, 30)
     for _ in range(2):
         breaker.failed(given(breaker, 0), 0)
-    breaker.succeeded()
+    breaker.succeeded(0)
     for _ in range(2):
         breaker.failed(given(breaker, 0), 0)
     assert breaker.state(0) == "closed"
@@ -204,7 +204,7 @@ def test_a_probe_that_succeeds_closes_and_one_that_fails_doubles_the_pause_up_to
         breaker.failed(given(breaker, now), now)
         assert breaker.admit(now + pause - 0.1) is None
         now += pause
-    breaker.succeeded()
+    breaker.succeeded(now)
     assert not given(breaker, now).probe
     assert breaker.state(now) == "closed"
 
@@ -221,3 +221,13 @@ def test_a_probe_that_tells_nothing_gives_its_turn_back() -> None:
     breaker = opened()
     breaker.unknown(given(breaker, 5), 5)
     assert given(breaker, 5).probe
+
+
+def test_a_call_that_fails_while_others_succeed_says_nothing_of_the_upstream() -> None:
+    breaker = Breaker(1, 5, 30)
+    slow = given(breaker, 0)
+    breaker.succeeded(50)
+    breaker.failed(slow, 100)
+    assert breaker.state(100) == "closed"
+    breaker.failed(given(breaker, 100), 200)
+    assert breaker.state(200) == "open"
