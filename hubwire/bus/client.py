@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[str, str, bytes], None]
 """Called with subject, reply subject ("" for none) and data, in the order of arrival. Must not block."""
 
+RawHandler = Callable[[str, str, bytes, bytes], None]
+"""Like Handler, with the header block, for what is told in headers (a consumer's heartbeats)."""
+
 ReplyHandler = Callable[[bytes | None, str], None]
 """Called once with the answer and "", or with None and why there is none: NO_RESPONDERS, TIMEOUT, LOST."""
 
@@ -49,6 +52,7 @@ class _DirectClient(NatsClient):
     def __init__(self) -> None:
         super().__init__()
         self.direct: dict[int, Handler] = {}
+        self.direct_raw: dict[int, RawHandler] = {}
         self.on_reply: Callable[[str, bytes, bool], None] | None = None
         self.reply_sid = -1
 
@@ -62,6 +66,10 @@ class _DirectClient(NatsClient):
             handler = self.direct.get(sid)
             if handler is not None:
                 handler(subject.decode(), reply.decode(), bytes(data))
+                return
+            raw = self.direct_raw.get(sid)
+            if raw is not None:
+                raw(subject.decode(), reply.decode(), bytes(data), bytes(headers or b""))
                 return
         except Exception:
             # Whatever escapes from here ends nats-py's read loop, and nobody would notice.
@@ -214,15 +222,22 @@ class BusClient:
         awaited. Returns when the server has the subscription; it is renewed at every reconnection, before
         the listeners of `on_reconnect` are told. An exception of the handler is logged and loses only its
         own message. Raises Unavailable when this client is closed."""
+        return await self._subscribe(subject, self._nats.direct, handler)
+
+    async def subscribe_raw(self, subject: str, handler: RawHandler) -> Callable[[], Any]:
+        """`subscribe` for a handler that is given the headers too."""
+        return await self._subscribe(subject, self._nats.direct_raw, handler)
+
+    async def _subscribe(self, subject: str, handlers: dict[int, Any], handler: Any) -> Callable[[], Any]:
         try:
             subscription = await self._nats.subscribe(subject, cb=_unused)
         except nats.errors.ConnectionClosedError as error:
             raise Unavailable("The connection to NATS is closed.") from error
-        self._nats.direct[subscription._id] = handler
+        handlers[subscription._id] = handler
         await self.synchronize()
 
         async def unsubscribe() -> None:
-            self._nats.direct.pop(subscription._id, None)
+            handlers.pop(subscription._id, None)
             if not self._nats.is_closed:
                 await subscription.unsubscribe()
 

@@ -2,7 +2,8 @@
 
 A key names what a message can be addressed to on the bus: a hub, a group of a hub, a user of a hub. It
 is one string, `<kind>\\0<hub>` or `<kind>\\0<hub>\\0<name>`; hub names cannot contain NUL, so it is
-unambiguous whatever the group or user is called.
+unambiguous whatever the group or user is called. Gateways register a key of reliable connections under
+`reliable_key`, beside the plain one: what goes to those is written to the gateway's inbox.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ def user_key(hub: str, user_id: str) -> str:
     return f"u\0{hub}\0{user_id}"
 
 
+def reliable_key(key: str) -> str:
+    """Under which a gateway registers that it has reliable members of a (plain) key. No plain key begins
+    with "r"."""
+    return f"r{key}"
+
+
 def split_key(key: str) -> tuple[str, str, str]:
     """The kind ("h", "g" or "u"), the hub, and the group or user ("" for a hub)."""
     kind, _, rest = key.partition("\0")
@@ -33,6 +40,9 @@ def split_key(key: str) -> tuple[str, str, str]:
 
 
 def partition_of(key: str) -> int:
-    """The partition of a key. CRC-32 is spread evenly enough over 256 and is one C call."""
+    """The partition of a key, the same for its `reliable_key`: one owner orders both. CRC-32 is spread
+    evenly enough over 256 and is one C call."""
+    if key[:1] == "r":
+        key = key[1:]
     # surrogatepass: a name can come from JSON with a lone surrogate escape; it must not raise here.
     return crc32(key.encode("utf-8", "surrogatepass")) % PARTITIONS

@@ -28,6 +28,27 @@ def gateway_subject(gateway: str) -> str:
     return f"hw.gw.{gateway}"
 
 
+INBOX_SUBJECTS = "hw.inbox.*"
+INBOX_STREAM_PREFIX = "hw_inbox_"
+
+SESSIONS_STREAM = "hw_sessions"
+SESSION_SUBJECTS = "hw.session.*"
+
+
+def inbox_subject(gateway: str) -> str:
+    """Where entries for the reliable sessions of a gateway's run are written."""
+    return f"hw.inbox.{gateway}"
+
+
+def inbox_stream(gateway: str) -> str:
+    return f"{INBOX_STREAM_PREFIX}{gateway}"
+
+
+def session_subject(connection_id: str) -> str:
+    """The record of a reliable session: who holds it."""
+    return f"hw.session.{connection_id}"
+
+
 def lease_key(role: str, name: str) -> str:
     return f"{role}.{name}"
 
