@@ -6,6 +6,7 @@ author of the upstream what was wrong. Nothing of an answer takes effect unless 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,8 @@ MAX_REFUSAL_BYTES: Final = 4 * 1024
 """What a client sees of the body of a refused `connect` (4.2)."""
 _STATE = "ce-connectionstate"
 _BOM = b"\xef\xbb\xbf"
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,127}"
+_MEDIA_TYPE = re.compile(f'{_TOKEN}/{_TOKEN}( ?; ?{_TOKEN}=({_TOKEN}|"[ !#-\\[\\]-~]{{0,127}}")){{0,8}}')
 _CONNECT_FIELDS = ("userId", "roles", "groups", "subprotocol")
 
 
@@ -131,8 +134,8 @@ def _refusal(answer: Answer) -> ConnectRefused:
     status = answer.status
     if 400 <= status <= 499:
         content_type = answer.value("content-type")
-        if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
-            content_type = None
+        if content_type is not None and not _MEDIA_TYPE.fullmatch(content_type):
+            content_type = None  # it becomes a header of ours: nothing but a media type does
         return ConnectRefused(status, content_type, answer.body[:MAX_REFUSAL_BYTES], None)
     fault = BadAnswer("status", f"The event handler answered {status}.")
     if 500 <= status <= 599:
@@ -232,6 +235,7 @@ def _message(answer: Answer, simple: bool) -> Message | None:
             raise _Fault("The answer is text/plain but not UTF-8.")
         return Message(DataType.TEXT, body, metadata=metadata)
     if content_type == "application/json":
+        body = body.removeprefix(_BOM)
         # A simple client gets it as a text frame, in which only UTF-8 goes; PubSub clients inside of JSON.
         if not (is_utf8(body) if simple else is_json(body)):
             raise _Fault("The answer is application/json but not valid JSON in UTF-8.")

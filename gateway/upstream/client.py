@@ -14,7 +14,7 @@ from gateway.upstream.clock import Clock
 from gateway.upstream.config import UpstreamConfig
 from gateway.upstream.deadlines import Deadlines
 from gateway.upstream.exchange import ExchangeFailed, Exchanger
-from gateway.upstream.outcome import Answer, DeliveryFailure, FailureCategory
+from gateway.upstream.outcome import Answer, DeliveryFailure, FailureCategory, is_retried
 from gateway.upstream.requests import EventRequest, Origin
 from gateway.upstream.upstream import Upstream, UpstreamKey, UpstreamStatus
 from gateway.upstream.validation import Verdict
@@ -169,7 +169,7 @@ class UpstreamClient:
                     continue
             else:
                 progress.status = result.status
-                if last or not (result.status == 408 or result.status >= 500):
+                if last or not is_retried(result.status):
                     return result
             await self._clock.sleep(next(pauses))
 

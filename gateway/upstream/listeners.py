@@ -1,7 +1,8 @@
 """Event listeners: copies of events for message brokers (server-events.md section 5).
 
 All listeners that match get an event. A client's event waits for them, with its own limits, before its
-handler is asked; notifications never wait: they go through one bounded queue for each endpoint.
+handler is asked; nobody waits for notifications: they go through one bounded queue for each endpoint, and
+stay there while the broker is away.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import structlog
 
@@ -21,7 +22,7 @@ from gateway.upstream.outcome import DeliveryFailure
 from gateway.upstream.requests import event_time
 from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.model.event_handlers import HandlerEvent
-from hubwire.model.event_listeners import CloudEvent, choose_listeners
+from hubwire.model.event_listeners import CloudEvent, NotTaken, choose_listeners
 from hubwire.model.message import DataType
 from hubwire.model.settings import EventHubEndpoint, EventListener, HubSettings, NatsEndpoint
 
@@ -37,6 +38,8 @@ WAITING_EVENTS: Final = 1000
 AT_ONCE: Final = 64
 """Notifications of one endpoint on their way at a time, of different connections."""
 DOWN_SECONDS: Final = 5.0
+KEEP_SECONDS: Final = 3600.0
+"""How long a notification waits for a broker that is away."""
 MAX_ENDPOINTS: Final = 1000
 OVERFLOW_LOG_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
@@ -55,9 +58,9 @@ class ListenerTarget(Protocol):
 
     - `publish` returns when the broker has acknowledged the event: it is there, at least once.
     - Attempts of one event carry the same `message_id`, by which a broker that can drops the repeats.
-    - It ends within its own limit (three attempts of five seconds) and raises Unavailable when the broker
-      did not take the event, InvalidRequest or LimitExceeded when it never will. Whether an event that
-      raised Unavailable arrived is not known.
+    - It ends within its own limit (three attempts of five seconds) and raises Unavailable, NotTaken if it
+      counts attempts, when the broker did not take the event; InvalidRequest or LimitExceeded when it never
+      will. Whether an event that raised Unavailable arrived is not known.
     - Concurrent calls are fine. Two events, the second published after the first returned, are in that
       order in the broker.
     - When cancelled nothing is left running; the event may or may not arrive.
@@ -81,14 +84,24 @@ class Wanted:
         self.failure = failure
 
 
+class _Miss(NamedTuple):
+    """The broker did not take an event; `later`: it may yet."""
+
+    reason: str
+    later: bool
+    attempts: int = 0
+    seconds: float = 0.0
+
+
 class _Lane:
-    """One endpoint. Its queue of notifications is emptied by a task that lives while there are some."""
+    """One endpoint. Its queue of notifications, each with the time until which it is kept, is emptied by a
+    task that lives while there are some. `bytes` counts those on their way, too."""
 
     __slots__ = ("active", "bytes", "down_until", "overflow_told", "queue", "target", "task")
 
     def __init__(self, target: ListenerTarget | None) -> None:
         self.target = target
-        self.queue: deque[CloudEvent] = deque()
+        self.queue: deque[tuple[CloudEvent, float]] = deque()
         self.bytes = 0
         self.active = 0
         self.down_until = 0.0
@@ -169,8 +182,8 @@ class Listeners:
         return Wanted(True, next((failure for failure in required if failure is not None), None))
 
     def notification(self, context: NotificationContext) -> None:
-        """Queue a notification for all listeners that want it. Never waits; what finds a full queue is
-        dropped and counted."""
+        """Queue a notification for all listeners that want it. Never waits. While a broker is away it stays
+        queued, for an hour at most; what finds a full queue is dropped and counted."""
         settings = self._settings_of(context.source.hub)
         if not settings.event_listeners or context.name not in ("connected", "disconnected"):
             return
@@ -234,69 +247,98 @@ class Listeners:
                 lane.overflow_told = now
                 log.warning("listener_events_dropped", dropped=self.dropped, reason="the queue is full")
             return
-        lane.queue.append(event)
+        lane.queue.append((event, self._clock.monotonic() + KEEP_SECONDS))
         lane.bytes += size
         if lane.task is None:
             lane.task = asyncio.create_task(self._empty(listener.endpoint, lane), name="listener")
 
     async def _empty(self, endpoint: Endpoint, lane: _Lane) -> None:
-        """Batches of different connections: the events of one connection stay in order."""
+        """Batches of different connections: the events of one connection stay in order. After one that the
+        broker did not take the next is a single one, which finds out whether it is back."""
+        most = AT_ONCE
         try:
             while lane.queue:
-                batch: dict[str, CloudEvent] = {}
-                while lane.queue and len(batch) < AT_ONCE and lane.queue[0].connection_id not in batch:
-                    event = lane.queue.popleft()
+                await self._clock.sleep(max(0.0, lane.down_until - self._clock.monotonic()))
+                batch: dict[str, tuple[CloudEvent, float]] = {}
+                while lane.queue and len(batch) < most and lane.queue[0][0].connection_id not in batch:
+                    queued = lane.queue.popleft()
+                    batch[queued[0].connection_id] = queued
+                misses = await asyncio.gather(
+                    *(self._attempt(endpoint, lane, event) for event, _ in batch.values())
+                )
+                most = AT_ONCE
+                told = False
+                for queued, miss in reversed([*zip(batch.values(), misses, strict=True)]):
+                    event, until = queued
+                    if miss is not None and miss.later and self._clock.monotonic() < until:
+                        most = 1
+                        lane.queue.appendleft(queued)
+                        if not told:
+                            self._record(endpoint, event, miss, "nothing; it is sent again")
+                        told = True
+                        continue
                     lane.bytes -= _size(event)
-                    batch[event.connection_id] = event
-                await asyncio.gather(*(self._deliver(endpoint, lane, each) for each in batch.values()))
+                    if miss is not None:
+                        self._fail(endpoint, event, miss)
         finally:
             lane.task = None
 
     async def _now(self, listener: EventListener, event: CloudEvent) -> DeliveryFailure | None:
         lane = self._lane(listener.endpoint)
-        required = listener.delivery == "required"
+        miss: _Miss | None
         if lane.active >= self._waiting_events:
-            reason = f"{lane.active} events wait for this endpoint already."
-            return self._fail(listener.endpoint, event, reason, required=required, attempts=0)
-        lane.active += 1
-        try:
-            return await self._deliver(listener.endpoint, lane, event, required=required)
-        finally:
-            lane.active -= 1
+            miss = _Miss(f"{lane.active} events wait for this endpoint already.", True)
+        else:
+            lane.active += 1
+            try:
+                miss = await self._attempt(listener.endpoint, lane, event)
+            finally:
+                lane.active -= 1
+        if miss is None:
+            return None
+        return self._fail(listener.endpoint, event, miss, required=listener.delivery == "required")
 
-    async def _deliver(
-        self, endpoint: Endpoint, lane: _Lane, event: CloudEvent, *, required: bool = False
-    ) -> DeliveryFailure | None:
+    async def _attempt(self, endpoint: Endpoint, lane: _Lane, event: CloudEvent) -> _Miss | None:
+        """None: the broker has it."""
         if lane.target is None:
-            reason = f"This service has no connector for endpoints of the type {_type(endpoint)}."
-            return self._fail(endpoint, event, reason, required=required, attempts=0)
-        if self._clock.monotonic() < lane.down_until:
-            reason = "The broker did not take the last event; it is tried again soon."
-            return self._fail(endpoint, event, reason, required=required, attempts=0)
+            return _Miss(f"This service has no connector for {shown_endpoint(endpoint)}.", False)
+        began = self._clock.monotonic()
+        if began < lane.down_until:
+            return _Miss("The broker did not take the last event; it is tried again soon.", True)
+        attempts = 1
         try:
             await lane.target.publish(event)
         except HubwireError as error:
-            if isinstance(error, Unavailable):
+            reason, later = str(error), isinstance(error, Unavailable)
+            if isinstance(error, NotTaken):
+                attempts = error.attempts
+            if later:
                 lane.down_until = self._clock.monotonic() + DOWN_SECONDS
-            return self._fail(endpoint, event, str(error), required=required)
         except Exception as error:  # a target's bug must not end the queue or the client's event
             log.exception("listener_target_failed", hub=event.hub)
-            return self._fail(endpoint, event, type(error).__name__, required=required)
-        self.delivered[event.kind] += 1
-        return None
+            reason, later = type(error).__name__, False
+        else:
+            self.delivered[event.kind] += 1
+            return None
+        return _Miss(reason, later, attempts, self._clock.monotonic() - began)
 
     def _fail(
-        self, endpoint: Endpoint, event: CloudEvent, reason: str, *, required: bool, attempts: int = 1
+        self, endpoint: Endpoint, event: CloudEvent, miss: _Miss, *, required: bool = False
     ) -> DeliveryFailure:
         self.failed += 1
-        failure = DeliveryFailure("listener", None, reason, attempts, 0.0, shown_endpoint(endpoint))
+        return self._record(endpoint, event, miss, "failed event" if required else "nothing")
+
+    def _record(self, endpoint: Endpoint, event: CloudEvent, miss: _Miss, told: str) -> DeliveryFailure:
+        failure = DeliveryFailure(
+            "listener", None, miss.reason, miss.attempts, miss.seconds, shown_endpoint(endpoint)
+        )
         self._failures.record(
             failure,
             at=self._clock.time(),
             hub=event.hub,
             event=event.name,
             connection_id=event.connection_id,
-            told="failed event" if required else "nothing",
+            told=told,
         )
         return failure
 
@@ -306,10 +348,6 @@ def shown_endpoint(endpoint: Endpoint) -> str:
     if isinstance(endpoint, NatsEndpoint):
         return f"nats:{endpoint.stream}/{endpoint.subject_prefix}"
     return f"eventhub:{endpoint.fully_qualified_namespace}/{endpoint.event_hub_name}"
-
-
-def _type(endpoint: Endpoint) -> str:
-    return "Nats" if isinstance(endpoint, NatsEndpoint) else "EventHub"
 
 
 def _size(event: CloudEvent) -> int:

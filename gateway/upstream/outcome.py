@@ -67,8 +67,13 @@ class DeliveryFailure(NamedTuple):
     def may_work_later(self) -> bool:
         """Whether the same event has a chance at another time: for queues that keep notifications."""
         if self.category == "status":
-            return self.status in (408, 429) or (self.status or 0) >= 500
+            return self.status == 429 or is_retried(self.status or 0)
         return self.category in LATER
+
+
+def is_retried(status: int) -> bool:
+    """The table of 4.8. What is no status of HTTP at all, such as 999, is no 5xx."""
+    return status == 408 or 500 <= status <= 599
 
 
 def failed_status(answer: Answer, url: str) -> DeliveryFailure:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from gateway.upstream.clock import Clock
 from gateway.upstream.exchange import ExchangeFailed
-from gateway.upstream.outcome import Answer
+from gateway.upstream.outcome import Answer, is_retried
 from gateway.upstream.requests import Origin
 from gateway.upstream.single_flight import SingleFlight
 from hubwire.model.event_handlers import shown_url
@@ -166,7 +166,7 @@ class Validator:
                     if not failure.retryable:
                         raise
                 else:
-                    if answer.status != 408 and answer.status < 500:
+                    if not is_retried(answer.status):
                         return answer
                 await self._clock.sleep(pause)
             return await self._send(method, url, headers)

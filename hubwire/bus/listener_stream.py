@@ -16,7 +16,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 
 from hubwire.bus.client import NO_RESPONDERS, BusClient
 from hubwire.model.errors import Unavailable
-from hubwire.model.event_listeners import CloudEvent, nats_headers, nats_subject
+from hubwire.model.event_listeners import CloudEvent, NotTaken, nats_headers, nats_subject
 from hubwire.model.settings import NatsEndpoint
 
 log = structlog.get_logger(__name__)
@@ -78,8 +78,8 @@ class NatsTarget:
             except Unavailable as error:
                 if attempt == ATTEMPTS:
                     self._there = False
-                    raise Unavailable(
-                        f"The stream {self._endpoint.stream} did not take the event: {error}"
+                    raise NotTaken(
+                        f"The stream {self._endpoint.stream} did not take the event: {error}", attempt
                     ) from error
                 if str(error) == NO_RESPONDERS:
                     await self._make_stream()

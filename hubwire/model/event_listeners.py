@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from hubwire.model.errors import InvalidRequest
+from hubwire.model.errors import InvalidRequest, Unavailable
 from hubwire.model.event_handlers import EventKind, HandlerEvent, matches_user_event
 from hubwire.model.settings import EventListener, EventNameFilter, HubSettings
 
@@ -29,6 +29,14 @@ class UnsendableCopy(InvalidRequest):
     """The event cannot be written in the broker's form: trying again does not help."""
 
     code = "unsendable_copy"
+
+
+class NotTaken(Unavailable):
+    """The broker did not take the event in so many attempts. Whether it arrived is not known."""
+
+    def __init__(self, message: str, attempts: int) -> None:
+        super().__init__(message)
+        self.attempts = attempts
 
 
 class CloudEvent(NamedTuple):

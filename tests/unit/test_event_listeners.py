@@ -16,10 +16,11 @@ from support.upstreams import source
 from gateway.upstream.contexts import NotificationContext
 from gateway.upstream.failures import FailureLog
 from gateway.upstream.listeners import Listeners, ListenerTarget
-from hubwire.model.errors import Unavailable
+from hubwire.model.errors import InvalidRequest, Unavailable
 from hubwire.model.event_handlers import CONNECT, CONNECTED, DISCONNECTED, HandlerEvent
 from hubwire.model.event_listeners import (
     CloudEvent,
+    NotTaken,
     UnsendableCopy,
     choose_listeners,
     header_value,
@@ -196,7 +197,7 @@ async def test_an_event_that_nobody_listens_to_is_not_wanted() -> None:
 
 async def test_a_failed_copy_fails_the_event_only_when_it_is_required() -> None:
     broker = Broker()
-    broker.error = Unavailable("no stream")
+    broker.error = NotTaken("no stream", 3)
     best = listeners_of(NATS, target=broker)
     result = await best.user_event(user_event())
     assert (result.wanted, result.failure) == (True, None)
@@ -204,6 +205,75 @@ async def test_a_failed_copy_fails_the_event_only_when_it_is_required() -> None:
     failure = (await required.user_event(user_event())).failure
     assert failure is not None
     assert (failure.category, failure.url, failure.reason) == ("listener", "nats:AWPS/awps", "no stream")
+    assert failure.attempts == 3
+
+
+async def test_a_failure_tells_how_long_it_took() -> None:
+    clock = FakeClock()
+
+    class Slow(Broker):
+        async def publish(self, event: CloudEvent) -> None:
+            clock.advance(15)
+            raise Unavailable("no answer")
+
+    required = EventListener(NatsEndpoint(), EVERYTHING, "required")
+    listeners = listeners_of(required, target=Slow(), clock=clock)
+    first = (await listeners.user_event(user_event())).failure
+    second = (await listeners.user_event(user_event())).failure
+    assert first is not None
+    assert second is not None
+    assert (first.attempts, first.seconds) == (1, 15)
+    assert (second.attempts, second.seconds) == (0, 0), "the broker was not asked"
+
+
+async def test_notifications_wait_in_their_order_while_the_broker_is_away() -> None:
+    """What was queued when NATS restarted was dropped at once."""
+    broker = Broker()
+    broker.error = Unavailable("restarting")
+    failures = FailureLog(50)
+    settings = HubSettings(event_listeners=(NATS,))
+    listeners = Listeners(lambda _: settings, lambda _: broker, failures, FakeClock())
+    for number, name in enumerate(("connected", "disconnected"), start=1):
+        for connection in ("a", "b"):
+            listeners.notification(told(name, connection, number))
+    await until(lambda: broker.calls >= 5)
+    assert (listeners.failed, listeners.dropped) == (0, 0)
+    assert len(failures.latest()) == 4, "one for each look, and not one for each event"
+    assert {each.told for each in failures.latest()} == {"nothing; it is sent again"}
+    broker.error = None
+    await until(lambda: len(broker.got) == 4)
+    assert [(event.connection_id, event.name) for event in broker.got] == [
+        ("a", "connected"),
+        ("b", "connected"),
+        ("a", "disconnected"),
+        ("b", "disconnected"),
+    ]
+    await listeners.close()
+
+
+async def test_a_notification_that_waited_for_an_hour_is_given_up() -> None:
+    broker, clock = Broker(), FakeClock()
+    broker.error = Unavailable("gone for good")
+    listeners = listeners_of(NATS, target=broker, clock=clock)
+    listeners.notification(told("connected"))
+    await until(lambda: listeners.failed == 1)
+    assert clock.now >= 3600
+    assert listeners.waiting() == 0
+
+
+async def test_what_the_broker_will_never_take_does_not_hold_up_the_rest() -> None:
+    class Picky(Broker):
+        async def publish(self, event: CloudEvent) -> None:
+            if event.connection_id == "bad":
+                raise InvalidRequest("cannot be written")
+            await super().publish(event)
+
+    broker = Picky()
+    listeners = listeners_of(NATS, target=broker)
+    for connection in ("bad", "good"):
+        listeners.notification(told("connected", connection))
+    await until(lambda: len(broker.got) == 1)
+    await until(lambda: listeners.failed == 1)
 
 
 async def test_a_broker_that_is_down_is_asked_again_after_five_seconds_only() -> None:
@@ -224,7 +294,7 @@ async def test_an_endpoint_that_nobody_serves_fails_and_is_told() -> None:
     listeners = listeners_of(listener, target=None)
     failure = (await listeners.user_event(user_event())).failure
     assert failure is not None
-    assert "EventHub" in failure.reason
+    assert "eventhub:x.servicebus.windows.net" in failure.reason
 
 
 async def test_notifications_of_a_connection_stay_in_order_and_have_the_documented_bodies() -> None:

@@ -20,7 +20,7 @@ from gateway.upstream.answers import (
     read_event_answer,
     state_update,
 )
-from gateway.upstream.outcome import Answer, DeliveryFailure, failed_status
+from gateway.upstream.outcome import Answer, DeliveryFailure, failed_status, is_retried
 from hubwire.model.message import DataType, Message
 
 TOKEN = Identity("u", ("r1",), ("g1",))
@@ -263,6 +263,39 @@ def test_an_answer_that_is_no_success_is_a_failure(status: int) -> None:
     result = read_event_answer(answer(status, b"hi", *headers), simple=True)
     assert isinstance(result, BadAnswer)
     assert result.category == "status"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "passed"),
+    [
+        ("text/html", True),
+        ("text/html; charset=utf-8", True),
+        ('application/problem+json;charset="utf-8"; v=1', True),
+        ("text/html;  X-Evil: 1", False),  # a folded header as the parser joins it
+        ("text/html, text/plain", False),
+        ("text/html\r\nX-Evil: 1", False),
+        ("html", False),
+        ("", False),
+    ],
+)
+def test_only_a_media_type_of_a_refusal_is_passed_on(content_type: str, passed: bool) -> None:
+    refused = connect(b"x", 403, (), ("content-type", content_type))
+    assert isinstance(refused, ConnectRefused)
+    assert refused.content_type == (content_type if passed else None)
+
+
+def test_json_may_begin_with_a_byte_order_mark_that_clients_do_not_get() -> None:
+    said = answer(200, b'\xef\xbb\xbf{"a":1}', ("content-type", "application/json"))
+    for simple in (True, False):
+        assert read_event_answer(said, simple=simple) == EventAccepted(Message(DataType.JSON, b'{"a":1}'))
+
+
+@pytest.mark.parametrize(
+    ("status", "retried"), [(408, True), (500, True), (599, True), (499, False), (600, False), (999, False)]
+)
+def test_what_is_no_status_of_http_is_not_tried_again(status: int, retried: bool) -> None:
+    assert is_retried(status) is retried
+    assert DeliveryFailure("status", status, "", 1, 0.0, "").may_work_later is retried
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
