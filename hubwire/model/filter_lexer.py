@@ -6,6 +6,9 @@ that library: a *syntax error* names the end of the token that does not fit (`in
 14, the recorded answer), an *expected* error names its beginning, and an unterminated text the end of
 everything. Positions count UTF-16 code units, as .NET does.
 
+An integer may have either sign (rest-api.md 7.2, and the grammar that Azure documents). The library itself
+knows only the minus; here what is documented wins, since `+5` can mean nothing else.
+
 Pure; used by `hubwire.model.filter_syntax` only.
 """
 
@@ -130,6 +133,8 @@ class Lexer:
             return self._set(start)
         if first == "-":
             return self._minus(start)
+        if first == "+" and _category(self.text[start + 1 : start + 2] or " ") == "Nd":
+            return self._number(start)
         if first in _SYMBOLS:
             return Token(Kind.SYMBOL, first, start, start + 1)
         category = _category(first)
@@ -286,8 +291,8 @@ class Lexer:
 
 
 def int32_of(text: str) -> int | None:
-    """The value of ASCII digits with an optional minus; None when it does not fit 32 bits."""
-    digits = text.lstrip("-").lstrip("0")
+    """The value of ASCII digits with an optional sign; None when it does not fit 32 bits."""
+    digits = text.lstrip("+-").lstrip("0")
     if len(digits) > 10:  # int() of very many digits is slow, then refused
         return None
     value = int(digits or "0") * (-1 if text.startswith("-") else 1)

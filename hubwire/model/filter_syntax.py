@@ -1,9 +1,12 @@
 """From the words of a filter to its tree.
 
-Grammar and precedence: rest-api.md 7.3, with two details from Microsoft's OData library, which the real
-service and its emulator use: `in` binds tighter than `not` (so `not 'a' in groups` means what it says),
-and comparisons may be chained, from the left. What the library can read and filters cannot use
-(arithmetic, lambdas, paths, dates ...) becomes `Foreign`, which is refused with its name later.
+Grammar and precedence: rest-api.md 7.3, where `not` binds tighter than a comparison, with two details from
+Microsoft's OData library, which the real service and its emulator use: `in` binds tighter than `not`, and
+comparisons may be chained, from the left. By the grammar to the letter `not 'a' in groups` could only be an
+error of types, so nothing that the grammar allows means something else here.
+
+What the library can read and filters cannot use (arithmetic, lambdas, paths, dates ...) becomes `Foreign`,
+which is refused with its name later.
 
 Nothing here recurses: a filter of thousands of parentheses or `not`s is refused, not a RecursionError,
 and `a or b or c ...` of any length is one node. Pure.

@@ -13,10 +13,7 @@ from hubwire.model.errors import InvalidRequest
 from hubwire.model.limits import MAX_EVENT_NAME_CHARACTERS, MAX_GROUP_CHARACTERS, MAX_HUB_CHARACTERS
 
 HubName = NewType("HubName", str)  # always lower case
-GroupName = NewType("GroupName", str)
-UserId = NewType("UserId", str)
 ConnectionId = NewType("ConnectionId", str)
-EventName = NewType("EventName", str)
 
 CONNECTION_ID_RANDOM_BYTES = 16
 CONNECTION_ID_CHARACTERS = 31

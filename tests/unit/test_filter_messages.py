@@ -80,7 +80,7 @@ def test_the_documented_refusals_come_out_to_the_letter(text: str, message: str)
         ("userId eq #", "Syntax error: character '#' is not valid at position 10 in 'userId eq #'."),
         # The library looks one token ahead, so the bad character is noticed before the missing operand.
         (") #", "Syntax error: character '#' is not valid at position 2 in ') #'."),
-        ("length(userId) gt +5", "Syntax error: character '+' is not valid at position 18 in {}."),
+        ("length(userId) gt + 5", "Syntax error: character '+' is not valid at position 18 in {}."),
         ("5e eq 1", "A digit was expected at position 2 in '5e eq 1'."),
         ("x'a' eq 1", "Unrecognized 'Edm.String' literal 'x'a'' at '0' in 'x'a' eq 1'."),
         ("٥ eq 5", "Numeric string '٥' is not a valid Int32/Int64/Double/Decimal."),

@@ -79,10 +79,26 @@ def test_operators_and_keywords_are_lower_case_only(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["2147483647 gt -2147483648", "- 5 eq -5", "007 eq 7", "-0 eq 0", "0 lt 00000000000000000001"]
+    "text",
+    [
+        "2147483647 gt -2147483648",
+        "- 5 eq -5",
+        "007 eq 7",
+        "-0 eq 0",
+        "0 lt 00000000000000000001",
+        "+5 eq 5",
+        "length(userId) gt +4",
+        "+2147483647 in (1, +2147483647)",
+        "+0 eq -0",
+    ],
 )
-def test_integers_have_32_bits_and_may_have_a_minus(text: str) -> None:
+def test_integers_have_32_bits_and_may_have_a_sign(text: str) -> None:
     assert holds(text)
+
+
+@pytest.mark.parametrize("text", ["+ 5 eq 5", "1 +5 eq 6", "++5 eq 5", "+userId eq 'a'", "+2147483648 eq 1"])
+def test_a_plus_is_the_sign_of_an_integer_and_nothing_else(text: str) -> None:
+    refusal(text)
 
 
 # Precedence
