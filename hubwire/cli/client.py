@@ -74,9 +74,15 @@ class Client:
         where = urlsplit(url).netloc
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                return await self._session.ws_connect(
+                socket = await self._session.ws_connect(
                     url, protocols=[subprotocol] if subprotocol else (), heartbeat=20, max_msg_size=0
                 )
+                if subprotocol and socket.protocol != subprotocol:
+                    await socket.close()
+                    raise InvalidRequest(
+                        f"{where} does not speak the subprotocol {subprotocol}; choose another --protocol."
+                    )
+                return socket
         except aiohttp.WSServerHandshakeError as fault:
             raise _refused(where, fault.status) from fault
         except aiohttp.ClientConnectorError as fault:

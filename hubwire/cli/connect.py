@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hubwire.cli.options import add_json
 from hubwire.cli.output import Output
 from hubwire.cli.target import add_target, find_target
-from hubwire.cli.token import add_claims, make_token, roles_of
+from hubwire.cli.token import add_claims, check_group, make_token, roles_of
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.names import normalize_hub
 
@@ -63,6 +63,12 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, out: Output) -> int:
     normalize_hub(args.hub)
+    for group in args.join:
+        check_group(group, "--join")
+    if args.join and args.protocol == "simple":
+        raise InvalidRequest("--join needs a client of JSON; a simple one begins in groups by --group.")
+    if args.count is not None and args.count < 1:
+        raise InvalidRequest("--count must be 1 or more.")
     if args.url:
         url = args.url
     else:

@@ -197,6 +197,8 @@ def _changes(args: Namespace) -> dict[str, Any]:
         changes["limits"] = dict(map(parse_limit, args.limit))
     if args.no_limits:
         changes["limits"] = None
+    if args.keep_alive is not None and not 1 <= args.keep_alive <= 120:
+        raise InvalidRequest(f"--keep-alive is {args.keep_alive}; it must be from 1 to 120 seconds.")
     if args.keep_alive is not None:
         changes["webSocketKeepAliveIntervalInSeconds"] = args.keep_alive
     if not changes and not args.file:

@@ -58,13 +58,19 @@ The commands find a `hubwire up` that runs in this folder by themselves; for ano
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    from hubwire.cli.output import drop_output, open_closed_streams
+
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone (`| head -1`) is no surprise
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; Python would complain when it flushes
+        drop_output()
         return 1
 
 

@@ -53,6 +53,27 @@ class Output:
             print(f"{name} {sentence}", file=sys.stderr, flush=True)
 
 
+def open_closed_streams() -> None:
+    """Put the null device where we were started without standard input, output or error (`>&-`).
+
+    Python has None there, which nothing expects; and the first socket or file would get the free number,
+    so that what is meant for people would be written into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest number, so that of the stream
+            os.set_inheritable(null, null == number)
+            setattr(sys, name, os.fdopen(null, mode, closefd=False))
+
+
+def drop_output() -> None:
+    """Whoever read standard output has gone: what is still buffered goes nowhere, or Python would complain
+    of it at the end, with an exit code of its own."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     """Aligned columns; the last one as long as it is."""
     every = [head, *rows] if head else list(rows)

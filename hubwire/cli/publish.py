@@ -10,6 +10,7 @@ from hubwire.cli.options import add_json
 from hubwire.cli.output import Output
 from hubwire.cli.rest import call_data, segment
 from hubwire.cli.target import add_target, find_target
+from hubwire.cli.token import check_group
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.names import normalize_hub
 
@@ -65,7 +66,15 @@ def run(args: Namespace, out: Output) -> int:
 
 
 def _check_whom(args: Namespace) -> None:
-    """What the service has no parameter for, it would ignore (rest-api.md section 5)."""
+    """What is no addressee; and what the service has no parameter for, as it would ignore that (rest-api.md
+    section 5)."""
+    if args.group is not None:
+        check_group(args.group, "--group")
+    for option, value in (("--user", args.user), ("--connection", args.connection)):
+        if value == "":
+            raise InvalidRequest(f"{option} is empty; give an id, or leave it out to send to everybody.")
+    if args.ttl is not None and args.ttl < 0:
+        raise InvalidRequest("--ttl must be a number of seconds, 0 or more.")
     if args.exclude and (args.user is not None or args.connection is not None):
         raise InvalidRequest("--exclude goes with a whole hub or a group; leave it out, or address those.")
     if args.filter is not None and args.connection is not None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hubwire.model.errors import InvalidRequest, NotFound
-from hubwire.runtime.data_folder import DEFAULT_FOLDER, running_instance
+from hubwire.model.errors import InvalidRequest, NotFound, PermissionDenied
+from hubwire.runtime.data_folder import DEFAULT_FOLDER, is_closed_to_us, running_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ def add_target(parser: ArgumentParser) -> None:
 
 
 def find_target(args: Namespace) -> ServiceTarget:
-    """Raises InvalidRequest for what cannot be used, NotFound when there is nothing to talk to."""
+    """Raises InvalidRequest for what cannot be used, NotFound when there is nothing to talk to,
+    PermissionDenied when it would be in a folder of another user."""
     environ = os.environ
     if args.connection_string:
         return _with_endpoint(parse_connection_string(args.connection_string, "--connection-string"), args)
@@ -72,6 +73,11 @@ def find_target(args: Namespace) -> ServiceTarget:
             found.endpoint, key or found.access_key, f"hubwire up in {folder}", local, folder
         )
         return _with_endpoint(found, args)
+    if is_closed_to_us(folder):
+        raise PermissionDenied(
+            f"The data folder {folder} belongs to another user, who alone may read its keys; run the command "
+            "as that user, or give --connection-string."
+        )
     if endpoint:
         raise InvalidRequest(
             "--endpoint needs the access key too; give --access-key, or a connection string."

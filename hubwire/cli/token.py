@@ -73,10 +73,7 @@ def run(args: Namespace, out: Output) -> int:
 def make_token(args: Namespace, endpoint: str, access_key: str, roles: list[str]) -> str:
     """The client token that `add_claims` options describe. Raises InvalidRequest for illegal ones."""
     for group in args.group:
-        if not is_valid_group(group):
-            raise InvalidRequest(
-                f"{group[:40]!r} is no group name; it takes 1 to 1024 characters, not all white space."
-            )
+        check_group(group, "--group")
     return sign_client_token(
         access_key,
         endpoint=endpoint,
@@ -87,6 +84,14 @@ def make_token(args: Namespace, endpoint: str, access_key: str, roles: list[str]
         minutes=minutes_of(args.expires),
         now=time.time(),
     )
+
+
+def check_group(group: str, option: str) -> None:
+    """Raises InvalidRequest, which names the option, for what is no name of a group."""
+    if not is_valid_group(group):
+        raise InvalidRequest(
+            f"{option}: {group[:40]!r} is no group name; it takes 1 to 1024 characters, not all white space."
+        )
 
 
 def minutes_of(text: str) -> float:

@@ -131,6 +131,7 @@ def parse_config(text: str, file_name: str = "config") -> ClusterConfig:
     """As `load_config`, for a text that was read already."""
     try:
         tree = Tree(text)
+        plain, faults = check(tree, ClusterConfig)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or str(error)
@@ -138,7 +139,6 @@ def parse_config(text: str, file_name: str = "config") -> ClusterConfig:
         raise InvalidConfigFile(
             [LineFault(file_name, line, f"This is not valid YAML, {problem}: correct it.")]
         ) from error
-    plain, faults = check(tree, ClusterConfig)
     faults += _rules(plain)
     if faults:
         raise InvalidConfigFile([LineFault(file_name, tree.line_of(f.place), f.text) for f in faults])

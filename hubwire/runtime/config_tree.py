@@ -25,10 +25,16 @@ class Fault(NamedTuple):
     text: str
 
 
+_SHOWN_CHARACTERS = 200
+MAX_DEPTH = 50  # far more than any setting needs; PyYAML itself recurses, and ends at some hundred
+
+
 class Tree:
-    """A parsed file. Raises yaml.YAMLError when it is not YAML."""
+    """A parsed file. Raises yaml.YAMLError when it is not YAML, or is nested deeper than MAX_DEPTH; so do
+    `entries` and `value` for what only they find (a merge of a list, an anchor inside itself)."""
 
     def __init__(self, text: str) -> None:
+        _check_depth(text)
         self._loader = yaml.SafeLoader(text)
         self.root: yaml.Node | None = self._loader.get_single_node()
         self._lines: dict[Place, int] = {(): self._line(self.root)}
@@ -48,11 +54,32 @@ class Tree:
 
     def entries(self, node: yaml.MappingNode) -> list[tuple[str, yaml.Node, yaml.Node]]:
         """Key, key node and value node, merges (`<<`) resolved. Keys are taken as they are written."""
-        self._loader.flatten_mapping(node)
+        try:
+            self._loader.flatten_mapping(node)
+        except RecursionError:
+            raise _too_deep(node.start_mark) from None
         return [(str(key.value), key, value) for key, value in node.value]
 
     def value(self, node: yaml.Node) -> Any:
-        return self._loader.construct_object(node, deep=True)
+        try:
+            return self._loader.construct_object(node, deep=True)
+        except RecursionError:  # anchors in anchors are deeper than the text
+            raise _too_deep(node.start_mark) from None
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _too_deep(event.start_mark)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _too_deep(mark: Any) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=f"it is nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
 
 
 def check(tree: Tree, type_: type[msgspec.Struct]) -> tuple[dict[str, Any], list[Fault]]:
@@ -161,7 +188,7 @@ class _Walk:
         try:
             return msgspec.convert(value, annotation)
         except msgspec.ValidationError:
-            shown = "" if _is_secret(place) else f" is {value!r}:"
+            shown = "" if _is_secret(place) else f" is {_shown(value)}:"
             it = "" if _is_secret(place) else " it"
             hint = " Put it in quotes." if annotation is str and not isinstance(value, (dict, list)) else ""
             text = f"{_name(place)}{shown}{it} must be {wanted(annotation)}.{hint}"
@@ -170,6 +197,14 @@ class _Walk:
 
 def _name(place: Place) -> str:
     return place_text(place) if place else "The file"
+
+
+def _shown(value: object) -> str:
+    """A few characters of it: with anchors in anchors, a short text can stand for a value without end."""
+    if isinstance(value, (dict, list, set)):
+        return "a list" if isinstance(value, list) else "a table"
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -156,6 +156,17 @@ def running_instance(path: Path) -> dict[str, Any] | None:
     return dict(facts)
 
 
+def is_closed_to_us(path: Path) -> bool:
+    """Whether something may run on this folder that is not ours to know of: it is another user's."""
+    try:
+        (path / "endpoint.json").open().close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_keys(path: Path) -> AccessKeys:
     """Raises InvalidRequest when the file cannot be used."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from hubwire.cli.client import Client
 from hubwire.cli.hubs import parse_handler
 from hubwire.cli.main import COMMANDS, main
 from hubwire.cli.output import Output, table, wants_colour
 from hubwire.cli.target import ServiceTarget, find_target, parse_connection_string
 from hubwire.cli.token import minutes_of, roles_of
-from hubwire.model.errors import InvalidRequest, NotFound
+from hubwire.model.errors import InvalidRequest, NotFound, PermissionDenied
 from hubwire.model.tokens import AudiencePolicy, verify_client_token
 
 KEY = "a-key-which-is-long-enough-for-this-123456"
@@ -263,3 +266,94 @@ def test_what_the_service_would_ignore_is_refused(
 ) -> None:
     assert main(["publish", "chat", "x", *options, "--connection-string", STRING]) == 2
     assert capsys.readouterr().err.startswith("hubwire: --")
+
+
+@pytest.mark.parametrize("closed", ["0<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_fail(closed: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m hubwire.cli.main token chat --connection-string '{STRING}' {closed}"
+    run = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_with_standard_error_closed_a_fault_does_not_stand_among_the_results(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m hubwire.cli.main token chat --connection-string bad 2>&-"
+    run = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["token", "--help"], ["token", "chat"]])
+def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "hubwire.cli.main", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HUBWIRE_CONNECTION_STRING": STRING},
+        check=False,
+    )
+    os.close(writing)
+    assert run.stderr == ""
+    assert run.returncode in ((0, 1) if "--help" in arguments else (1,))  # argparse ends with 0 all the same
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["publish", "chat", "hi", "--group", ""], "--group"),
+        (["publish", "chat", "hi", "--group", "  "], "--group"),
+        (["publish", "chat", "hi", "--user", ""], "--user"),
+        (["publish", "chat", "hi", "--connection", ""], "--connection"),
+        (["publish", "chat", "hi", "--ttl", "-1"], "--ttl"),
+        (["connect", "chat", "--join", ""], "--join"),
+        (["connect", "chat", "--join", "room", "--protocol", "simple"], "--join"),
+        (["connect", "chat", "--count", "0"], "--count"),
+        (["hubs", "set", "chat", "--keep-alive", "500"], "from 1 to 120"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_its_option(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--connection-string", STRING]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_folder_of_another_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "theirs"
+    running(folder, os.getpid())
+    (folder / "endpoint.json").chmod(0)
+    if os.geteuid() == 0:  # whom no mode keeps out
+        for part in (tmp_path, *tmp_path.parents):
+            if part.stat().st_uid == 0 and str(part).startswith("/tmp/"):
+                part.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionDenied, match="another user"):
+            find_target(arguments(data=str(folder)))
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+async def test_a_service_without_the_subprotocol_is_told_instead_of_misunderstood() -> None:
+    async def without(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for _ in socket:
+            pass
+        return socket
+
+    application = web.Application()
+    application.router.add_get("/client/hubs/chat", without)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0]
+        client = Client(f"ws://{host}:{port}/client/hubs/chat", "reliable", lambda _: None)
+        with pytest.raises(InvalidRequest, match=r"json\.reliable\.webpubsub\.azure\.v1.*--protocol"):
+            await client.open()
+    finally:
+        await runner.cleanup()

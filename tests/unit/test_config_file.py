@@ -253,3 +253,32 @@ def test_the_schema_says_what_the_reader_says() -> None:
     validator.validate(json.loads(json.dumps(content)))
     for wrong in ({"hub": {}}, {"hubs": {"a": {"colour": 1}}}, {"limits": {"maxBodyBytes": 0}}):
         assert list(validator.iter_errors(wrong))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("hubs:\n  chat: " + "[" * 5000, 2),
+        ("hubs:\n  chat:\n    limits: " + "{a: " * 5000 + "}" * 5000, 3),
+        ("- " * 5000 + "a", 1),
+        ("hubs:\n  chat:\n    anonymousConnectPolicy: &a [*a]", 3),
+        ("hubs:\n  chat:\n    <<: 5", 3),
+        (
+            "cors: "
+            + "".join(f"\n- &a{n} [[[[[[[[[[*a{n - 1}]]]]]]]]]]" if n else "\n- &a0 x" for n in range(200))
+            + "\nhubs: {chat: {anonymousConnectPolicy: *a199}}",
+            201,
+        ),
+    ],
+)
+def test_a_file_that_is_nested_without_end_is_refused_with_its_line(text: str, line: int) -> None:
+    with pytest.raises(InvalidConfigFile) as fault:
+        parse_config(text, "h.yaml")
+    assert line in [one.line for one in fault.value.faults]
+
+
+def test_what_anchors_in_anchors_stand_for_is_not_written_out() -> None:
+    levels = "".join(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" if n else "- &a0 x\n" for n in range(12))
+    with pytest.raises(InvalidConfigFile) as fault:
+        parse_config(f"x:\n{levels}hubs: {{chat: {{anonymousConnectPolicy: *a11}}}}\n", "h.yaml")
+    assert len(str(fault.value)) < 2000
