@@ -39,7 +39,7 @@ def _info_of(content: dict[str, Any]) -> InboxInfo:
         state, config = content["state"], content["config"]
         return InboxInfo(
             str(content["created"]),
-            int(state["first_seq"]),
+            max(1, int(state["first_seq"])),  # 0 in a stream that is new
             int(state["last_seq"]),
             int(state["bytes"]),
             int(config.get("max_bytes", -1)),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import pack, unpack
+from hubwire.bus.inbox_reader import read_inbox
 from hubwire.bus.inbox_writer import InboxWriter
 from hubwire.model.errors import HubwireError
 
@@ -78,3 +79,11 @@ class Folded:
             return
         self._highest[writer] = number
         self.entries += [pack(entry) for entry in entries]
+
+
+async def folded(bus: BusClient, from_seq: int = 1, to_seq: int | None = None) -> Folded:
+    found = Folded()
+    async for page in read_inbox(bus, GATEWAY, from_seq, to_seq):
+        for message in page:
+            found.apply(*message)
+    return found

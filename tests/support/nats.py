@@ -39,6 +39,12 @@ _DIE_WITH_PARENT = (
 )
 
 
+def _thread_states(pid: int) -> list[str]:
+    """Of each thread, as Linux tells it ("T" is stopped); nothing where there is no /proc."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
+
+
 class NatsServer:
     """One server. `folder` holds its store and config; a second server there would share the store.
 
@@ -151,8 +157,11 @@ class NatsServer:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing is answered."""
+        """SIGSTOP: connections stay open, nothing is answered. Returns when none of its threads runs."""
         os.kill(self.pid, signal.SIGSTOP)
+        end = time.monotonic() + 5
+        while any(state not in "tT" for state in _thread_states(self.pid)) and time.monotonic() < end:
+            time.sleep(0.001)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from hubwire.bus.keys import PARTITIONS, group_key, hub_key, partition_of, split_key, user_key
+from hubwire.bus.keys import PARTITIONS, group_key, hub_key, partition_of, reliable_key, split_key, user_key
 
 
 @pytest.mark.parametrize("name", ["", "a", "a\0b", "\0", "ü\U0001f600", "g\0chat\0x", "\ud800"])
@@ -32,6 +32,13 @@ def test_the_partition_of_a_key_is_the_same_in_every_process_and_version() -> No
     assert partition_of(group_key("chat", "room")) == 57
     assert partition_of(hub_key("chat")) == 34
     assert partition_of(user_key("chat", "alice")) == 3
+
+
+@pytest.mark.parametrize("name", ["plain", "room", "ü", "\ud800", "\0", ""])
+def test_the_reliable_members_of_a_key_are_looked_after_by_its_owner(name: str) -> None:
+    for key in (group_key("chat", name), user_key("r", name), hub_key("rooms")):
+        assert reliable_key(key) != key
+        assert partition_of(reliable_key(key)) == partition_of(key)
 
 
 def test_keys_spread_over_the_partitions() -> None:
