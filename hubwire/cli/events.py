@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from hubwire.cli.nats_target import add_nats
+from hubwire.cli.nats_target import add_nats, quiet_libraries
 from hubwire.cli.options import add_json
 from hubwire.cli.output import Output, table
 from hubwire.cli.rest import call_management, segment
@@ -74,7 +73,7 @@ def run(args: Namespace, out: Output) -> int:
         return _failures(args, out)
     if args.action == "dead-letters":
         return _dead_letters(args, out)
-    _quiet()
+    quiet_libraries()
     if args.action == "test":
         from hubwire.cli.events_test import run_test
 
@@ -82,14 +81,6 @@ def run(args: Namespace, out: Output) -> int:
     from hubwire.cli.events_tail import run_tail
 
     return asyncio.run(run_tail(args, out))
-
-
-def _quiet() -> None:
-    """What the libraries log is told as a result here."""
-    import structlog
-
-    logging.disable(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 # -- failures ------------------------------------------------------------------------------------------
@@ -117,7 +108,7 @@ def _failure_lines(failure: dict[str, Any], out: Output) -> list[str]:
     return [
         f"{out.style(failure['time'], 'dim')}  {out.style(failure['category'] + status, 'red', 'bold')}  "
         f"{failure['hub']}  {failure['event']}  {failure['connectionId']}",
-        f"    {failure['url']}  ({tries})",
+        *([f"    {failure['url']}  ({tries})"] if failure["url"] else []),
         f"    {failure['reason']}",
         f"    the client was told: {failure['told']}",
     ]

@@ -1,15 +1,21 @@
-"""`hubwire keys`: the access keys, over the management API (management-api.md 2.3)."""
+"""`hubwire keys`: the access keys, over the management API (management-api.md 2.3).
+
+That takes a key. Who has none yet, as the cluster made them itself, gets them from NATS with `--nats`:
+whoever may sign in there as the roles do may read everything that Hubwire keeps, the keys too.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from argparse import ArgumentParser, Namespace
 
+from hubwire.cli.nats_target import add_nats, nats_config, quiet_libraries
 from hubwire.cli.options import add_json
 from hubwire.cli.output import Output, facts_table
 from hubwire.cli.rest import call_management, resource_path
 from hubwire.cli.target import ServiceTarget, add_target, find_target
-from hubwire.model.errors import InvalidRequest
+from hubwire.model.errors import HubwireError, InvalidRequest
 from hubwire.runtime.data_folder import running_instance
 
 _FOLLOW_SECONDS = 3.0
@@ -18,20 +24,26 @@ _FOLLOW_SECONDS = 3.0
 def configure(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
     one = actions.add_parser("show", help="both keys and their connection strings")
-    add_json(one)
-    add_target(one)
+    _common(one)
     one = actions.add_parser("regenerate", help="replace one key; what it signed stops to work at once")
     one.add_argument("key", choices=("primary", "secondary", "salt"), help="which")
-    add_json(one)
-    add_target(one)
+    _common(one)
     one.epilog = (
         "To rotate without a gap: move clients to the secondary connection string, regenerate primary, move "
         "them back, regenerate secondary."
     )
 
 
+def _common(parser: ArgumentParser) -> None:
+    add_json(parser)
+    add_target(parser)
+    add_nats(parser, more=False)
+
+
 def run(args: Namespace, out: Output) -> int:
-    target = find_target(args)
+    target = _service(args)
+    if target is None:
+        return _run_by_nats(args, out)
     resource = resource_path(target)
     if args.action == "show":
         keys = call_management(target, "POST", f"{resource}/listKeys").json()
@@ -51,6 +63,39 @@ def run(args: Namespace, out: Output) -> int:
         }
     )
     out.result(keys, text)
+    return 0
+
+
+def _service(args: Namespace) -> ServiceTarget | None:
+    """The service to ask; None when NATS is to be asked: told so by an option, or by the environment (as in
+    the pods of a cluster) when there is no service to find."""
+    if args.nats_servers:
+        return None
+    try:
+        return find_target(args)
+    except HubwireError:
+        if nats_config(args, None) is None:
+            raise
+        return None
+
+
+def _run_by_nats(args: Namespace, out: Output) -> int:
+    from hubwire.cli.keys_nats import keys_by_nats
+
+    config = nats_config(args, None)
+    assert config is not None  # or there would be a service
+    quiet_libraries()
+    keys = asyncio.run(keys_by_nats(config, args.key if args.action == "regenerate" else None))
+    facts = {"primaryKey": keys.primary, "secondaryKey": keys.secondary}
+    shown = {"Primary key": keys.primary, "Secondary key": keys.secondary}
+    if args.endpoint:
+        for which, key in (("primary", keys.primary), ("secondary", keys.secondary)):
+            text = f"Endpoint={args.endpoint.rstrip('/')};AccessKey={key};Version=1.0;"
+            facts[f"{which}ConnectionString"] = text
+            shown[f"{which.capitalize()} connection string"] = text
+    else:
+        out.hint("Give --endpoint too to have the connection strings.")
+    out.result(facts, facts_table(shown))
     return 0
 
 

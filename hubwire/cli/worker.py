@@ -14,7 +14,7 @@ from pathlib import Path
 from controlplane.http import RestServer
 from controlplane.service import make_runner, store_check
 from gateway.app import Http, Worker, run
-from hubwire.cli.settings_follow import apply_orders, follow_keys
+from hubwire.cli.settings_follow import KeysFollower, apply_orders
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.logs import get_logger
 from hubwire.runtime.process import ProcessConfig
@@ -32,15 +32,17 @@ async def _rest(worker: Worker) -> Http:
     """REST for every connection that is no WebSocket of a client; and, in the first worker, what the
     operator ordered for the settings, and the keys' way back into the data folder."""
     config = worker.config
+    watching: list[asyncio.Task[None]] = []
     if config.worker == 0 and config.keys_file:
         await apply_orders(worker.settings, config)
-        follow_keys(worker.settings, Path(config.keys_file), keep=config.durability != "memory")
+        keys = KeysFollower(worker.settings, Path(config.keys_file), keep=config.durability != "memory")
+        watching.append(asyncio.create_task(_watched(keys.run(), "keys in the data folder")))
     gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
     store = store_check(worker.bus, config)
     runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways, store)
     server = runner.server
     assert isinstance(server, RestServer)  # setup() has made it
-    watching = [
+    watching += [
         asyncio.create_task(_watched(gateways.run(), "gateway leases")),
         asyncio.create_task(_watched(store.run(), "store check")),
     ]

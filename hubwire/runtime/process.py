@@ -121,8 +121,6 @@ class ProcessConfig:
     log_format: LogFormat = _setting(  # noqa: RUF009 - makes a field
         "auto", p.choice("auto", "json", "text"), "json, text, or auto: text on a terminal, else json"
     )
-    admin_host: str = _own(p.host, "127.0.0.1", "address of the port for probes and metrics")
-    admin_port: int | None = _own(p.port, None, "port for probes and metrics; default: none")
     lease_seconds: float = _setting(
         5.0, p.number(1, 120), "how long a process that says nothing still counts as alive, 1 to 120"
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import nats.errors
 import structlog
+from nats.js.api import StorageType
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.settings import SettingsStore
+from hubwire.bus.settings import BUCKET, SettingsStore
 from hubwire.bus.settings_records import new_access_keys
 from hubwire.model.cluster_settings import overlaid
 from hubwire.model.errors import Unavailable
@@ -37,6 +39,7 @@ async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> Se
                 storage="memory" if config.in_memory else "file",
             )
             await _seed(store, config)
+            await _compare_durability(bus, config)
             return store
         except Unavailable as error:
             if store is not None:
@@ -52,14 +55,35 @@ def _completed(seed: AccessKeys) -> AccessKeys:
     return AccessKeys(seed.primary, seed.secondary or made.secondary, seed.salt or made.salt)
 
 
+def _has_both(seed: AccessKeys | None) -> bool:
+    return seed is not None and bool(seed.secondary)
+
+
+async def _compare_durability(bus: BusClient, config: ProcessConfig) -> None:
+    """Buckets stay as they were made. Told otherwise, a process runs all the same, or nobody could ever
+    change a cluster; but its operator must not believe that more is kept than is."""
+    try:
+        kept = (await bus.js.stream_info(f"KV_{BUCKET}")).config
+    except (nats.errors.Error, TimeoutError):
+        return  # not told today; what needs the bucket says so
+    in_memory = kept.storage == StorageType.MEMORY
+    if (in_memory, kept.num_replicas or 1) != (config.in_memory, config.replicas):
+        copies = f"{kept.num_replicas or 1} in {'memory' if in_memory else 'files'}"
+        log.warning("durability_differs", told=config.durability, copies=copies, bucket=BUCKET)
+
+
 async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
     seed = config.seed_keys
-    if seed is not None:
-        # Two keys are in force at any time, or they could not be exchanged without refusing clients; what
-        # was not given is made.
-        await store.ensure_keys(lambda: _completed(seed))
-    else:
-        await store.ensure_keys()
+    # Two keys are in force at any time, or they could not be exchanged without refusing clients; what was
+    # not given is made.
+    fresh = new_access_keys() if seed is None else _completed(seed)
+    try:
+        had = store.keys is not None
+    except Unavailable:
+        had = False
+    if not had and await store.ensure_keys(lambda: fresh) == fresh and not _has_both(seed):
+        which = "both" if seed is None else "the secondary one"
+        log.info("access_keys_made", which=which, read_with="hubwire keys show --nats SERVERS")
     for hub, settings in config.hubs.items():
         if store.hub_entry(hub) is None:
             await store.put_hub(hub, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -14,6 +15,13 @@ from typing import Any
 import pytest
 from support.nats import NatsServer
 from support.up import Up
+
+from hubwire.bus.client import BusClient
+from hubwire.model.settings import AccessKeys
+from hubwire.runtime.nats_options import nats_options
+from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.seeding import open_settings
+from hubwire.runtime.service import Stop
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +310,32 @@ def test_one_role_each_against_a_nats_server_make_a_service(tmp_path: Path) -> N
                 process.communicate(timeout=30)
                 codes.append(process.returncode)
         assert codes == [0, 0, 0]
+
+
+def test_keys_that_a_cluster_made_itself_are_read_and_replaced_in_its_nats(tmp_path: Path) -> None:
+    here = Up(tmp_path)
+    with NatsServer(tmp_path, user="u", password="p") as nats:
+        given = ("--nats", f"127.0.0.1:{nats.port}", "--nats-user", "u", "--nats-password", "p")
+        nothing = hubwire(here, "keys", "show", *given, fails=True)
+        assert (nothing.returncode, "has nothing of Hubwire's" in nothing.stderr) == (1, True)
+        refused = hubwire(here, "keys", "show", *given[:4], "--nats-password", "wrong", fails=True)
+        assert "NATS cannot be reached" in refused.stderr
+        made = asyncio.run(_make_keys(nats))
+        shown = result(here, "keys", "show", *given, "--endpoint", "https://a.example/")
+        assert (shown["primaryKey"], shown["secondaryKey"]) == (made.primary, made.secondary)
+        expected = f"Endpoint=https://a.example;AccessKey={made.primary};Version=1.0;"
+        assert shown["primaryConnectionString"] == expected
+        changed = result(here, "keys", "regenerate", "secondary", *given)
+        assert changed["primaryKey"] == made.primary
+        assert changed["secondaryKey"] not in (made.secondary, "")
+        assert result(here, "keys", "show", *given) == changed
+
+
+async def _make_keys(nats: NatsServer) -> AccessKeys:
+    """What the first role of a cluster does."""
+    config = ProcessConfig(nats_servers=(f"nats://127.0.0.1:{nats.port}",), nats_user="u", nats_password="p")
+    bus = await BusClient.connect(nats_options(config))
+    store = await open_settings(bus, config, Stop())
+    await store.close()
+    await bus.close()
+    return store.keys

@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from structlog.testing import capture_logs
 from support.nats import NatsServer
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.settings import SettingsStore
-from hubwire.cli.settings_follow import apply_orders
+from hubwire.cli.settings_follow import KeysFollower, apply_orders
 from hubwire.model.cluster_settings import ClusterSettings, RestLimits, hash_of_token
 from hubwire.model.settings import HubLimits
 from hubwire.runtime.config_file import parse_config
+from hubwire.runtime.data_folder import read_keys
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
@@ -96,3 +98,56 @@ async def test_under_hubwire_up_the_file_of_this_start_wins_over_that_of_the_las
             assert store.cluster == ClusterSettings(
                 cors_origins=("https://b",), limits=RestLimits(max_body_bytes=5, request_seconds=7.0)
             )
+
+
+async def test_who_makes_keys_says_so_and_how_to_read_them_but_not_the_keys(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats:
+        config = ProcessConfig(nats_servers=(nats.url,), durability="memory")
+        with capture_logs() as logged:
+            async with opened(config) as store, opened(config):
+                pass
+        (made,) = (line for line in logged if line["event"] == "access_keys_made")
+        assert (made["which"], "hubwire keys show" in made["read_with"]) == ("both", True)
+        assert not {store.keys.primary, store.keys.secondary, store.keys.salt} & {
+            str(v) for v in made.values()
+        }
+
+
+async def test_keys_that_were_given_are_not_said_to_be_made(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats, capture_logs() as logged:
+        given = {"access_key": GIVEN, "secondary_access_key": f"{GIVEN}2"}
+        async with opened(ProcessConfig(nats_servers=(nats.url,), durability="memory", **given)):
+            pass
+        assert [line for line in logged if line["event"] == "access_keys_made"] == []
+
+
+async def test_a_role_is_warned_when_less_is_kept_than_it_was_told(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats, capture_logs() as logged:
+        for durability in ("memory", "memory", "local"):
+            async with opened(ProcessConfig(nats_servers=(nats.url,), durability=durability)):
+                pass
+        (said,) = (line for line in logged if line["event"] == "durability_differs")
+        assert (said["told"], said["copies"], said["log_level"]) == ("local", "1 in memory", "warning")
+
+
+async def test_a_key_that_could_not_be_written_down_is_written_when_there_is_room(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "keys.json"  # there is no such folder yet
+    with NatsServer(tmp_path) as nats, capture_logs() as logged:
+        async with opened(ProcessConfig(nats_servers=(nats.url,), durability="memory")) as store:
+            follower = KeysFollower(store, file, keep=True, retry_seconds=(0.01,))
+            assert [line["event"] for line in logged].count("access_keys_not_written") == 1
+            assert not follower.up_to_date.is_set()
+            running = asyncio.create_task(follower.run())
+            try:
+                file.parent.mkdir()
+                await asyncio.wait_for(follower.up_to_date.wait(), 20)
+                assert read_keys(file) == store.keys
+                file.parent.rename(tmp_path / "away")
+                fresh = await store.regenerate("primary")
+                assert not follower.up_to_date.is_set()
+                file.parent.mkdir()
+                await asyncio.wait_for(follower.up_to_date.wait(), 20)
+                assert read_keys(file) == fresh
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
