@@ -5,9 +5,9 @@ wake-ups a message. On the paths that carry every client message we skip both: `
 plain function from the read loop, and `publish` appends to the connection's buffer and writes it once
 at the end of the turn of the event loop. JetStream and everything rare go through nats-py unchanged.
 
-This uses and overrides parts of nats-py that are not public API (`_process_msg`, `_process_err`, `_pending`,
-`_transport`, the reconnection): the version is pinned and tests/integration/test_bus_client.py checks the
-contract.
+This uses and overrides parts of nats-py that are not public API (`_process_msg`, `_process_err`, its pings,
+`_pending`, `_transport`, the reconnection): the version is pinned and tests/integration/test_bus_client.py
+checks the contract.
 """
 
 from __future__ import annotations
@@ -85,6 +85,20 @@ class _DirectClient(NatsClient):
         else:
             log.error("nats_told_an_error", error=err_msg)
             await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        """nats-py writes its ping past what still waits in `_pending`: the pong would prove nothing of that,
+        and a flush returned before the server knew of a subscription."""
+        if future is not None and self.is_connected and self._pending and self._transport is not None:
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            self._transport.writelines(pending)
+        await super()._send_ping(future)
+
+    async def _process_pong(self) -> None:
+        # The pong of a flush that has given up: nats-py would set its future, fail, and read no more.
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.Future()
+        await super()._process_pong()
 
     def _cut(self) -> None:
         """Drop the socket now. `close` would first wait for a server that may not read any more."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.errors import FlushTimeoutError
 from support.members import until
 from support.nats import NatsServer
 
@@ -169,6 +170,49 @@ async def test_each_request_is_told_once_when_the_connection_is_lost(
     await asyncio.to_thread(nats.start)
     await until(lambda: bus.connected)
     assert len(told) == 5
+
+
+# -- what the server has ----------------------------------------------------------------------------
+
+
+async def test_what_was_published_before_is_with_the_server_when_it_has_synchronized(bus: BusClient) -> None:
+    """nats-py's ping overtook what waited to be written: a request that followed a subscription was told
+    that nobody listens."""
+    for _ in range(20):
+        bus.publish("t.much", b"x" * 1_000_000)
+    await bus.synchronize()
+    assert bus.nats._pending == []
+    writer: Any = bus.nats._transport._io_writer  # type: ignore[union-attr]
+    assert writer.transport.get_write_buffer_size() == 0
+
+
+async def test_a_subscription_is_there_for_every_request_that_follows_it(
+    bus: BusClient, other: BusClient
+) -> None:
+    async def one(number: int) -> None:
+        subject = f"t.there{number}"
+        await other.subscribe(subject, lambda _, reply, data: other.publish(reply, data))
+        assert await bus.ask(subject, b"x", SECONDS) == b"x"
+
+    for start in range(0, 300, 10):
+        await asyncio.gather(*(one(start + n) for n in range(10)))
+
+
+async def test_an_answer_to_a_ping_that_nobody_waits_for_any_more_costs_no_connection(
+    nats: NatsServer, bus: BusClient
+) -> None:
+    """It ended nats-py's reading, so that nothing was heard until the silence was noticed."""
+    lost = []
+    bus.on_disconnect(lambda: lost.append("off"))
+    await bus.subscribe("t.echo", lambda _, reply, data: bus.publish(reply, data))
+    nats.pause()
+    try:
+        with pytest.raises(FlushTimeoutError):
+            await bus.nats.flush(timeout=0.1)  # type: ignore[arg-type]  # a number of seconds, they say int
+    finally:
+        nats.resume()
+    assert await bus.ask("t.echo", b"x", SECONDS) == b"x"
+    assert not lost
 
 
 # -- limits -----------------------------------------------------------------------------------------
