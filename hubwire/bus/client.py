@@ -320,6 +320,22 @@ class BusClient:
         self.request(subject, payload, answered, timeout, headers)
         return await future
 
+    async def suspect(self, seconds: float) -> None:
+        """Something was not answered that should have been: ask the server that we are on, and when it is
+        silent for `seconds` too, leave it for another one, sooner than the regular pings would. Does nothing
+        where there is no other: leaving would only lose what is on its way."""
+        if not self.connected or len(self._nats._server_pool) < 2:
+            return
+        before = self._nats._transport
+        try:
+            await self._nats.flush(timeout=seconds)  # type: ignore[arg-type]  # it takes parts of a second
+        except nats.errors.TimeoutError:
+            if self.connected and self._nats._transport is before:
+                log.warning("nats_server_silent", server=self.server)
+                await self._nats._process_op_err(nats.errors.StaleConnectionError())
+        except nats.errors.Error as error:  # lost meanwhile, or closed
+            log.debug("nats_not_asked", error=repr(error))
+
     def _reply(self, token: str, data: bytes, nobody: bool) -> None:
         waiting = self._waiting.pop(token, None)
         if waiting is not None:

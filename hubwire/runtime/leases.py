@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from hubwire.bus.client import BusClient
+from hubwire.bus.client import TIMEOUT, BusClient
 from hubwire.bus.subjects import LEASES_CENSUS, lease_subject, presence_subject
 from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.runtime.lease_bucket import (
@@ -45,6 +45,16 @@ log = structlog.get_logger(__name__)
 
 ACQUIRE_SECONDS = 30.0
 OPEN_SECONDS = 0.5
+ATTEMPT_SECONDS = 0.5
+"""For the answer to a renewal, at most. What was sent while a leader was being elected is lost, so it is
+better to send again; what was stored all the same is found then."""
+
+SUSPECT_SECONDS = 1.0
+"""How long a server may not answer at all before it is left for another: with the attempt before it well
+within the shortest lease that others may end."""
+
+LOOK_EVERY = 3
+"""Of failures in a row, one in so many is looked into, the first too; in between, only send again."""
 
 
 def suspended_clock() -> float:
@@ -94,6 +104,7 @@ class Lease:
         self._valid_until = 0.0
         self._held = False
         self._failing = False
+        self._failures = 0  # attempts in a row that were not answered
         self._asked = asyncio.Event()
         self._released = False
         self._leaving = False
@@ -144,13 +155,14 @@ class Lease:
         self._count += 1
         data = LeaseMessage(self._count, self.ttl, leaving=self._leaving).pack()
         try:
-            stored = await store_if(self._bus, self._subject, data, self._revision, min(self.ttl / 4, 1.0))
-        except Unavailable:
-            # The bucket may have been lost with the server's memory. Nobody else need tell us: readers
-            # subscribe to the same subject, so there are always "responders".
-            if self._bus.connected:
-                await self._open(OPEN_SECONDS)
+            timeout = min(self.ttl / 4, ATTEMPT_SECONDS)
+            stored = await store_if(self._bus, self._subject, data, self._revision, timeout)
+        except Unavailable as error:
+            self._failures += 1
+            if self._failures % LOOK_EVERY == 1 and self._bus.connected:
+                await self._look_around(str(error) == TIMEOUT)
             raise
+        self._failures = 0
         if stored is None:
             await self._look()
             raise Unavailable("The lease's entry had changed.")
@@ -158,6 +170,14 @@ class Lease:
         self._held = True
         self._renewed.set()
         self._valid_until = max(self._valid_until, sent + self.ttl - margin_of(self.ttl))
+
+    async def _look_around(self, unanswered: bool) -> None:
+        """Why was it not stored? The server may hang, or the bucket be lost with the server's memory. Nobody
+        else need tell us of that: readers subscribe to the same subject, so there are always "responders"."""
+        suspicion = self._bus.suspect(SUSPECT_SECONDS) if unanswered else asyncio.sleep(0)
+        _, opened = await asyncio.gather(suspicion, self._open(OPEN_SECONDS), return_exceptions=True)
+        if isinstance(opened, BaseException):
+            raise opened
 
     async def _look(self) -> None:
         """The entry is not as we left it: an earlier attempt of ours was stored without our hearing of

@@ -162,7 +162,10 @@ async def test_the_leader_of_a_three_node_nats_is_killed(tmp_path: Path, stream:
             assert "" not in observer.owners_named()
 
 
-async def test_a_node_that_hangs_is_left_for_another_and_clients_stay_connected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leads", [False, True])
+async def test_a_node_that_hangs_is_left_for_another_and_clients_stay_connected(
+    tmp_path: Path, leads: bool
+) -> None:
     # Nothing is told: the sockets stay open, and nothing is answered. (With the default lease.)
     with (
         NatsCluster(tmp_path) as cluster,
@@ -172,13 +175,17 @@ async def test_a_node_that_hangs_is_left_for_another_and_clients_stay_connected(
         async with observe(fleet.config) as observer:
             traffic = await Traffic.start(here, there)
             await traffic.flow(30)
-            leaders = set()
+            leaders = []
             for bucket in (LEASES_BUCKET, OWNERS_BUCKET):
                 info = await observer.bus.js.stream_info(f"KV_{bucket}")
                 assert info.cluster is not None
-                leaders.add(info.cluster.leader)
-            # Not a leader: until NATS has elected another, up to ten seconds, nothing could be stored.
-            hung = next(node for node in cluster.nodes if node.settings.name not in leaders)
+                leaders.append(info.cluster.leader)
+            # When it led, nothing can be stored until NATS has elected another, up to ten seconds.
+            hung = next(
+                node
+                for node in cluster.nodes
+                if (node.settings.name == leaders[0] if leads else node.settings.name not in leaders)
+            )
             cut = time.monotonic()
             hung.pause()
             try:
@@ -191,5 +198,6 @@ async def test_a_node_that_hangs_is_left_for_another_and_clients_stay_connected(
         await traffic.stop()
         print("longest outage in seconds:", max(traffic.longest_outages.values()))
         assert all(member.open for member in [*traffic.members, *traffic.publishers])
+        assert not [line for one in (here, there) for line in one.lines() if "lease_lost" in line]
         await traffic.assert_nothing_lost(except_within=[(cut - ON_THEIR_WAY_SECONDS, back)])
         await traffic.close()

@@ -279,6 +279,9 @@ class SimBus:
         self.request(subject, payload, answered, timeout, headers)
         return await future
 
+    async def suspect(self, seconds: float) -> None:
+        """There is one server only."""
+
     async def close(self) -> None:
         await self.synchronize() if self.connected else None
         self._closed = True
