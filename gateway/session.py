@@ -57,6 +57,29 @@ class AckWindow:
         self._table: dict[int, None] | None = None
         self._executing: set[int] | None = None
 
+    def snapshot(self) -> list[int]:
+        """What is remembered, as runs: first, last, first, last ... in the order of their coming. What is
+        being executed is no part of it."""
+        if self._table is None:
+            return list(self._runs or ())
+        return [end for one in self._table for end in (one, one)]
+
+    @classmethod
+    def restored(cls, runs: list[int]) -> AckWindow:
+        """A window that remembers what the one of the snapshot did. Raises ValueError for no snapshot."""
+        firsts, lasts = runs[::2], runs[1::2]
+        count = sum(last - first + 1 for first, last in zip(firsts, lasts, strict=True))
+        if count > ACK_WINDOW or any(last < first for first, last in zip(firsts, lasts, strict=True)):
+            raise ValueError("Not the snapshot of a window.")
+        window = cls()
+        if len(runs) > 2 * MAX_RUNS:
+            window._table = {
+                one: None for first, last in zip(firsts, lasts, strict=True) for one in range(first, last + 1)
+            }
+        elif runs:
+            window._runs, window._count = list(runs), count
+        return window
+
     def is_done(self, ack_id: int) -> bool:
         if self._table is not None:
             return ack_id in self._table

@@ -23,12 +23,24 @@ class Pattern:
     """A legal pattern, compiled; immutable. Get one from `compile_pattern`.
 
     `literal` is the one group that a pattern without wildcards matches, else None. `everything` says that
-    every group matches.
+    every group matches. `text` is what it was compiled from.
     """
 
-    __slots__ = ("_any", "_characters", "_end", "_one", "_prefix", "_rest", "_run", "everything", "literal")
+    __slots__ = (
+        "_any",
+        "_characters",
+        "_end",
+        "_one",
+        "_prefix",
+        "_rest",
+        "_run",
+        "everything",
+        "literal",
+        "text",
+    )
 
-    def __init__(self, tokens: list[_Token]) -> None:
+    def __init__(self, text: str, tokens: list[_Token]) -> None:
+        self.text: Final = text
         wildcard_at = [i for i, (is_wildcard, _) in enumerate(tokens) if is_wildcard]
         self.literal: Final = None if wildcard_at else "".join(c for _, c in tokens)
         self.everything: Final = tokens == [(True, _ANY)]
@@ -113,4 +125,4 @@ def compile_pattern(text: str) -> Pattern | None:
             tokens.append((False, c))
     if max(asterisks, elements) > MAX_PATTERN_WILDCARDS:
         return None
-    return Pattern(tokens)
+    return Pattern(text, tokens)

@@ -7,7 +7,7 @@ ever allow and their order does not matter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from hubwire.model.limits import MAX_LITERALS, MAX_PATTERNS
 from hubwire.model.names import is_valid_group
@@ -94,6 +94,37 @@ class PermissionSet:
                 texts.setdefault(parsed[0], []).append(parsed[1:])
         for permission, entries in texts.items():
             permissions._set(permission, _rules_of(entries))
+        return permissions
+
+    def snapshot(self) -> list[list[Any]]:
+        """The permissions as plain lists that msgpack can pack: of each that is not empty
+        [permission, default, patterns, groups allowed, groups denied]."""
+        return [
+            [
+                permission,
+                rules.default,
+                [pattern.text for pattern in rules.patterns],
+                [group for group, verdict in rules.literals.items() if verdict],
+                [group for group, verdict in rules.literals.items() if not verdict],
+            ]
+            for permission in PERMISSIONS
+            if (rules := self._get(permission)) is not _NONE
+        ]
+
+    @classmethod
+    def restored(cls, snapshot: Sequence[Sequence[Any]]) -> PermissionSet:
+        """Permissions that answer as those of the snapshot. Raises ValueError for what is no snapshot."""
+        permissions = cls()
+        for name, default, texts, allowed, denied in snapshot:
+            if name not in _PERMISSION:
+                raise ValueError(f"Not a permission: {name!r}")
+            literals = dict.fromkeys(allowed, True) | dict.fromkeys(denied, False)
+            patterns = tuple(filter(None, map(compile_pattern, texts)))
+            if default and not literals and not patterns:
+                rules = _ALL
+            else:
+                rules = _Rules(bool(default), patterns, literals or _NO_LITERALS)
+            permissions._set(_PERMISSION[name], rules)
         return permissions
 
     def can_join_leave(self, group: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,3 +47,28 @@ def test_ids_that_are_counted_up_cost_a_few_words() -> None:
     assert window._runs == [99_000, 99_999]
     assert window.is_done(99_000)
     assert not window.is_done(98_999)
+
+
+@settings(deadline=None)
+@given(IDS, IDS, st.sampled_from([1, 5, 30]), st.sampled_from([1, 3, 16]))
+def test_a_restored_one_goes_on_as_the_first(ids: list[int], more: list[int], size: int, runs: int) -> None:
+    before = session.ACK_WINDOW, session.MAX_RUNS
+    session.ACK_WINDOW, session.MAX_RUNS = size, runs  # type: ignore[misc]
+    try:
+        window = AckWindow()
+        for one in ids:
+            window.end(one, True)
+        other = AckWindow.restored(window.snapshot())
+        for one in more:
+            window.end(one, True)
+            other.end(one, True)
+        for one in {*ids, *more}:
+            assert window.is_done(one) is other.is_done(one)
+    finally:
+        session.ACK_WINDOW, session.MAX_RUNS = before  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("runs", [[1], [2, 1], [1, 100_000], ["1", "2"]])
+def test_what_is_no_snapshot_is_refused(runs: list[int]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        AckWindow.restored(runs)

@@ -146,6 +146,8 @@ def test_roles_and_changes_decide_as_the_rules_say(roles, changes, asked):
 
     agree()
     for verdict, name, group in changes:
+        # As a reliable session's do, they may move to another process at any time.
+        permissions = PermissionSet.restored(permissions.snapshot())
         done = permissions.grant(name, group) if verdict else permissions.revoke(name, group)
         if group is None:
             models[name].all(verdict)
