@@ -143,7 +143,7 @@ class ClientEvents:
         if not (self._listeners is not None and self._listeners.wants(hub, event)) and not (
             self._upstream is not None and self._upstream.wants(hub, event)
         ):
-            self._unhandled(connection, request.event, done)
+            self._unhandled(connection, request.event, request.ack_id is not None, done)
             return
         self.events += 1
         context = EventContext(
@@ -189,7 +189,7 @@ class ClientEvents:
             if connection.simple:
                 connection.close(1011, "The message could not be handled.", "SendEventFailed")
         elif result is None:
-            self._unhandled(connection, context.name, done)
+            self._unhandled(connection, context.name, context.wants_ack, done)
             return
         elif message is not None:
             connection.deliver(message, done)  # before the ack (4.5)
@@ -211,10 +211,13 @@ class ClientEvents:
                 return result
         return EventAnswered(None) if heard else None
 
-    def _unhandled(self, connection: Connection, name: str, done: Executed) -> None:
+    def _unhandled(self, connection: Connection, name: str, wants_ack: bool, done: Executed) -> None:
         """A failed ack (client-protocols.md 3.5); a simple client is closed: it can learn of it in no other
         way (6.4)."""
         self.events_unhandled += 1
+        if self._upstream is not None:
+            simple = connection.simple
+            self._upstream.unhandled(connection.source, name, simple=simple, wants_ack=wants_ack)
         if connection.simple:
             connection.close(1011, "No event handler is there for this message.", "EventHandlerNotFound")
         done(NotFound(f"No event handler matches the event '{name}'."))

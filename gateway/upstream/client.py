@@ -5,7 +5,6 @@ The times and the table of what is tried again are those of server-events.md 4.8
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.upstream.auth import TokenSource, TokenUnavailable
@@ -15,17 +14,15 @@ from gateway.upstream.config import UpstreamConfig
 from gateway.upstream.deadlines import Deadlines
 from gateway.upstream.exchange import ExchangeFailed, Exchanger
 from gateway.upstream.outcome import Answer, DeliveryFailure, FailureCategory, is_retried
-from gateway.upstream.requests import EventRequest, Origin
+from gateway.upstream.requests import EventRequest
 from gateway.upstream.upstream import Upstream, UpstreamKey, UpstreamStatus
-from gateway.upstream.validation import Verdict
+from gateway.upstream.validation import Validator
 from hubwire.model.event_handlers import CONNECT, is_tunnel
 
 EVENT_BYTES: Final = 2048
 """What an event that waits costs beside its body and header values, roughly."""
 MAX_UPSTREAMS: Final = 1000
 """Kept at a time; the ones that nobody uses go first. Settings name them, so there are few."""
-
-Check = Callable[[str, Origin], Awaitable[Verdict]]
 
 
 class _Failed(Exception):
@@ -61,13 +58,13 @@ class UpstreamClient:
         config: UpstreamConfig,
         clock: Clock,
         exchanger: Exchanger,
-        check: Check,
+        validator: Validator,
         tokens: TokenSource,
     ) -> None:
         self._config = config
         self._clock = clock
         self._exchanger = exchanger
-        self._check = check
+        self._validator = validator
         self._tokens = tokens
         self._deadlines = Deadlines(config.event_seconds)
         self._upstreams: dict[UpstreamKey, Upstream] = {}
@@ -134,7 +131,10 @@ class UpstreamClient:
     async def _deliver(self, upstream: Upstream, request: EventRequest, progress: _Progress) -> Answer:
         if upstream.breaker.state(self._clock.monotonic()) == "open":
             raise _circuit_open()
-        verdict = await self._check(request.validation_url, request.origin)
+        verdict = self._validator.remembered(request.validation_url, request.origin)
+        if verdict is None:
+            async with upstream.validations:
+                verdict = await self._validator.check(request.validation_url, request.origin)
         if not verdict.allowed:
             raise _Failed("validation", f"{verdict.code}: {verdict.reason}", verdict.status)
         headers = list(request.headers)

@@ -10,6 +10,8 @@ import structlog
 from gateway.upstream.outcome import DeliveryFailure
 
 CHEAP_LINES: Final = 10
+MAX_CHEAP: Final = 1000
+"""Hubs and categories whose lines are counted; past it counting begins anew."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +43,8 @@ class _Second:
 
 
 class FailureLog:
-    """Keeps the latest `kept` failures. `counts` are plain integers by category, for metrics.
+    """Keeps the latest `kept` failures, and as many of those that cost no attempt, so that a flood of them
+    leaves their cause to be seen. `counts` are plain integers by category, for metrics.
 
     Every failure is counted and kept, and every one that cost an attempt is a line in the log. Clients can
     make events fail as fast as they send them while an upstream is left alone; of those a category of a hub
@@ -50,6 +53,7 @@ class FailureLog:
 
     def __init__(self, kept: int) -> None:
         self._latest: deque[FailureRecord] = deque(maxlen=kept)
+        self._latest_cheap: deque[FailureRecord] = deque(maxlen=kept)
         self._cheap: dict[tuple[str, str], _Second] = {}
         self.counts: Counter[str] = Counter()
 
@@ -70,7 +74,7 @@ class FailureLog:
             told,
         )
         self.counts[failure.category] += 1
-        self._latest.append(one)
+        (self._latest if failure.attempts else self._latest_cheap).append(one)
         suppressed = 0 if failure.attempts else self._suppressed(hub, failure.category, at)
         if suppressed is None:
             return
@@ -94,6 +98,8 @@ class FailureLog:
 
     def _suppressed(self, hub: str, category: str, at: float) -> int | None:
         """How many lines were left out before this one; None when this one is left out too."""
+        if len(self._cheap) > MAX_CHEAP:
+            self._cheap.clear()
         second = self._cheap.setdefault((hub, category), _Second())
         if int(at) != second.at:
             second.at, second.lines = int(at), 0
@@ -106,4 +112,5 @@ class FailureLog:
 
     def latest(self) -> list[FailureRecord]:
         """The newest first."""
-        return list(reversed(self._latest))
+        both = [*reversed(self._latest), *reversed(self._latest_cheap)]
+        return sorted(both, key=lambda each: each.at, reverse=True)

@@ -156,7 +156,10 @@ class Notifier:
         if self._upstream.wants(connection.hub, event):
             source = connection.source
             number = source.next_id()
-            record = Record(self.name, connection.id, event_subject(self.name, connection.id, number))
+            record = self._lives.get(connection.id)
+            if record is None or record.stored:
+                record = Record(self.name, connection.id, event_subject(self.name, connection.id, number))
+            # Otherwise in one record with `connected`: neither is stored without the other.
             if self._queue(record, source, event, number):
                 self._outbox.change(record)
 

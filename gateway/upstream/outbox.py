@@ -151,22 +151,26 @@ class Outbox:
 
     async def _write(self, record: Record) -> None:
         """One attempt. Raises Unavailable when it has to be repeated."""
-        version = record.version
-        if not record.needed:
-            if record.revision or record.unsure:
-                await self._events.remove(record.subject, None if record.unsure else record.revision)
+        version, needed = record.version, record.needed
+        if not needed and not record.unsure:
+            if record.revision:
+                await self._events.remove(record.subject, record.revision)
             if record.version == version:
                 self.records.pop(record.subject, None)
             else:
                 record.revision = 0
-                record.unsure.clear()
             record.stored = version
             return
+        # What is not needed while we are unsure is emptied first: that shows whether it is still ours, and
+        # what of us is still on its way to the stream comes too late.
         data = Document(VERSION, tuple(record.pending), record.owed).pack()
         try:
             revision = await self._events.put(record.subject, data, record.revision)
         except StreamFull as error:
             self._tell_full(error)
+            if not needed:
+                await self._settle(record, data)
+                return
             revision = record.revision  # it lives in our memory only; that is better than not at all
         except StreamMissing:
             raise
@@ -178,9 +182,10 @@ class Outbox:
             return
         record.revision = revision
         record.unsure.clear()
-        record.stored = version
-        record.written_at = self._loop.time()
-        self.on_stored(record)
+        if needed:
+            record.stored = version
+            record.written_at = self._loop.time()
+            self.on_stored(record)
 
     async def _settle(self, record: Record, data: bytes) -> None:
         """It is not as we left it: an earlier attempt of ours was stored, the stream is a new one, or another
@@ -189,8 +194,9 @@ class Outbox:
         if found is None:
             record.revision = 0
             record.unsure.clear()
-        elif found.data == data or found.data in record.unsure:
+        elif found.data == data or found.data in record.unsure or found.seq == record.revision:
             record.revision = found.seq
+            record.unsure.clear()
         else:
             log.warning("event_record_lost", connection_id=record.connection_id, outbox=record.outbox)
             self.records.pop(record.subject, None)

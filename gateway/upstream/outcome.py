@@ -19,6 +19,7 @@ FailureCategory: TypeAlias = Literal[
     "bad_answer",  # an answer that cannot be processed (4.2, 4.5)
     "too_large",  # an answer over the limit (4.9)
     "unsupported",  # a tunnel:/// address, which nobody serves here
+    "no_handler",  # neither a handler nor a listener is for a client's event (4.6)
     "listener",  # the broker of an event listener did not take its copy (5.2)
 ]
 LATER: frozenset[str] = frozenset(

@@ -116,9 +116,7 @@ class UpstreamService:
             seconds=config.validation_seconds,
             retry_seconds=config.retry_seconds,
         )
-        self.client = UpstreamClient(
-            config, self._clock, self._exchanger, self._validator.check, self._tokens
-        )
+        self.client = UpstreamClient(config, self._clock, self._exchanger, self._validator, self._tokens)
         self.failures = FailureLog(config.failures_kept)
         self.delivered: Counter[str] = Counter()
         # Seeded here, since forked workers must not share it. Request ids are no secrets, and asking the
@@ -216,7 +214,7 @@ class UpstreamService:
                 context.metadata,
             )
 
-        told = "closed 1011" if context.simple else "failed ack" if context.wants_ack else "nothing"
+        told = _told(context.simple, context.wants_ack)
         outcome = await self._ask(source, handler, build)
         if isinstance(outcome, DeliveryFailure):
             self._failed(outcome, source, context.name, told)
@@ -229,6 +227,12 @@ class UpstreamService:
             return EventFailed(failure)
         self._accepted(source, request, answer, result.state)
         return EventAnswered(result.message)
+
+    def unhandled(self, source: EventSource, name: str, *, simple: bool, wants_ack: bool) -> None:
+        """Tell people of a client's event that nobody wants: no handler, and no listener (4.6)."""
+        reason = f"No event handler or listener of the hub is for the user event {name[:64]!r}."
+        told = _told(simple, wants_ack)
+        self._failed(DeliveryFailure("no_handler", None, reason, 0, 0.0, ""), source, name, told)
 
     # -- notifications --------------------------------------------------------------------------------------
 
@@ -357,6 +361,10 @@ class UpstreamService:
             connection_id=source.connection_id,
             told=told,
         )
+
+
+def _told(simple: bool, wants_ack: bool) -> str:
+    return "closed 1011" if simple else "failed ack" if wants_ack else "nothing"
 
 
 def _failure(answer: Answer, request: EventRequest, fault: BadAnswer) -> DeliveryFailure:

@@ -7,10 +7,14 @@ Whatever is slow or dead about it is kept in here: other upstreams, other hubs' 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from gateway.upstream.breaker import Breaker
 from gateway.upstream.config import UpstreamConfig
+
+VALIDATIONS: Final = 4
+"""First validations that run at a time. Each is for an address and an origin, and clients choose the origin
+where no public host is configured."""
 
 
 class UpstreamKey(NamedTuple):
@@ -38,12 +42,14 @@ class Upstream:
     """Admission to an upstream.
 
     `enter` counts an event in, against the bounds on events and bytes, and never waits; `slots` is what
-    requests wait for, first come first served. An event gives its slot back while it pauses before a repeat.
+    requests wait for, first come first served; `validations` bounds what is asked before the first event. An
+    event gives its slot back while it pauses before a repeat.
     """
 
     def __init__(self, key: UpstreamKey, config: UpstreamConfig) -> None:
         self.key = key
         self.slots = asyncio.Semaphore(config.connect_connections if key.connect else config.connections)
+        self.validations = asyncio.Semaphore(VALIDATIONS)
         self.large = asyncio.Semaphore(config.large_answers)
         self.breaker = Breaker(config.breaker_failures, config.breaker_seconds, config.breaker_max_seconds)
         self._max_pending = config.pending

@@ -92,6 +92,19 @@ class Validator:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._flight: SingleFlight[tuple[str, str], Verdict] = SingleFlight()
 
+    def remembered(self, url: str, origin: Origin) -> Verdict | None:
+        """The verdict as far as it is known now, without waiting; `check` has the rules."""
+        key = (url, origin.authority)
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        if self._clock.monotonic() >= entry.due:
+            if not entry.verdict.allowed:
+                return None
+            self._flight.start(key, lambda: self._validate(url, origin, self._retry_seconds))
+        return entry.verdict
+
     async def check(self, url: str, origin: Origin) -> Verdict:
         """Whether events may go there now; `url` is the template resolved with the event `validate`.
 
@@ -99,15 +112,10 @@ class Validator:
         allows is used for 60 s, and then while it is refreshed in the background; one that refuses is used
         until its back-off ends. Cancelling a waiter does not cancel the validation.
         """
+        known = self.remembered(url, origin)
+        if known is not None:
+            return known
         key = (url, origin.authority)
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
-            if self._clock.monotonic() < entry.due:
-                return entry.verdict
-            if entry.verdict.allowed:
-                self._flight.start(key, lambda: self._validate(url, origin, self._retry_seconds))
-                return entry.verdict
         return await self._flight.run(key, lambda: self._validate(url, origin, self._retry_seconds))
 
     async def ask(self, url: str, origin: Origin, *, repeats: bool = True) -> Verdict:

@@ -136,13 +136,10 @@ class EventLog:
         does not stand there. Raises StreamMissing, StreamFull too."""
         return await store(self._bus, subject, data, revision)
 
-    async def remove(self, subject: str, revision: int | None) -> None:
-        """Remove the record, unless it was changed after `revision` (None: in any case)."""
-        request: dict[str, object] = {"filter": subject}
-        if revision is not None:
-            request["seq"] = revision + 1
+    async def remove(self, subject: str, revision: int) -> None:
+        """Remove the record, unless it was changed after `revision`."""
         try:
-            await call(self._bus, "PURGE", STREAM, request)
+            await call(self._bus, "PURGE", STREAM, {"filter": subject, "seq": revision + 1})
         except StreamMissing:
             pass
 

@@ -506,6 +506,12 @@ async def test_an_event_that_no_handler_wants_fails(stack, app, hub):
     async with await stack.client("ada", hub=hub, subprotocols=[]) as simple:
         simple.send(masked(TEXT, b"a"))
         assert (await simple.closed())[0] == 1011
+    # Who wonders why an event does nothing finds out where all failures are.
+    found = [each for each in stack.worker.upstream.failures.latest() if each.hub == hub]
+    assert [(each.event, each.category, each.attempts, each.told) for each in found] == [
+        ("message", "no_handler", 0, "closed 1011"),
+        ("other", "no_handler", 0, "failed ack"),
+    ]
 
 
 async def test_a_hub_without_handlers_gets_no_task_and_counts_its_events(stack, hub, app):

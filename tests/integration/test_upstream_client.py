@@ -33,6 +33,7 @@ from gateway.upstream.contexts import (
 )
 from gateway.upstream.outcome import DeliveryFailure
 from gateway.upstream.requests import signature
+from gateway.upstream.upstream import VALIDATIONS
 from hubwire.model.event_handlers import CONNECTED, DISCONNECTED, HandlerEvent
 from hubwire.model.message import DataType, Message
 from hubwire.model.settings import EventHandler, GroupPresenceEvents, HubSettings
@@ -732,3 +733,50 @@ async def test_failures_that_cost_no_attempt_do_not_flood_the_log(app: AppServer
         assert lines[-1]["suppressed"] == 16
         assert service.failures.counts == {"validation": 27}
         assert len(service.failures.latest()) == 27
+
+
+async def test_events_that_nobody_wants_do_not_push_other_failures_out_of_sight(app: AppServer) -> None:
+    app.answer = status_answers(404)
+    async with service_for(hub(everything(app.base)), NO_RETRY._replace(failures_kept=3)) as service:
+        await service.user_event(event())
+        for _ in range(10):
+            service.unhandled(source(), "typo", simple=False, wants_ack=False)
+        found = service.failures.latest()
+        assert [each.category for each in found] == ["no_handler"] * 3 + ["status"]
+        assert "'typo'" in found[0].reason
+        assert service.failures.counts == {"status": 1, "no_handler": 10}
+
+
+async def test_first_validations_of_many_origins_are_few_at_a_time() -> None:
+    """Where no public host is configured the origin is what a client says that it connected to."""
+    release = asyncio.Event()
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                asked += 1
+                await release.wait()
+                writer.write(http("HTTP/1.1 403 No"))
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        async with service_for(hub(everything(base)), NO_RETRY._replace(public_host="")) as service:
+            sources = [source(host=f"h{number}.example") for number in range(20)]
+            events = [asyncio.create_task(service.user_event(event(each))) for each in sources]
+            async with asyncio.timeout(5):
+                while asked < VALIDATIONS:  # noqa: ASYNC110 (a turn of the loop)
+                    await asyncio.sleep(0)
+            for _ in range(100):  # others would have come by now
+                await asyncio.sleep(0)
+            assert asked == VALIDATIONS
+            release.set()
+            results = await asyncio.gather(*events)
+            assert {failure_of(each).category for each in results} == {"validation"}
+            assert asked == len(sources)
+    finally:
+        server.close()

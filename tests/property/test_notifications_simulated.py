@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.event_world import Gateway, World
 from support.virtual_time import run
@@ -77,6 +77,7 @@ def simulate(body: Callable[[World], Awaitable[None]], seed: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
+@example(518648076)  # `joined` was stored, and the gateway died before `connected` was
 def test_connected_and_disconnected_are_told_once_and_in_order_whatever_dies(seed: int) -> None:
     async def body(world: World) -> None:
         opened, closed, home = await _live(world)

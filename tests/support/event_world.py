@@ -104,10 +104,10 @@ class Events:
         await self._answered()
         return stored
 
-    async def remove(self, subject: str, revision: int | None) -> None:
+    async def remove(self, subject: str, revision: int) -> None:
         await self._asked()
         found = self._stream.messages.get(subject)
-        if found is not None and (revision is None or found[0] <= revision):
+        if found is not None and found[0] <= revision:
             del self._stream.messages[subject]
         await self._answered()
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from support.event_world import World
+from support.event_world import Bus, Events, World
 from support.virtual_time import run
 
 from gateway.upstream import notifier
+from gateway.upstream.outbox import Outbox, Record
+from hubwire.model.errors import Unavailable
 from hubwire.model.settings import HubSettings
+from hubwire.runtime.service import end_tasks
 
 
 def in_a_world(body: Callable[[World], Awaitable[None]]) -> Callable[[], None]:
@@ -205,3 +209,71 @@ async def test_a_planned_stop_waits_for_what_can_be_told_and_gives_the_outbox_up
     await gateway.notifier.close(5.0)
     assert names(world, "c1") == ["connected", "disconnected"]
     assert world.stream.messages == {}
+
+
+class Deaf(Events):
+    """While `lost`, nothing that is put arrives, and nobody knows."""
+
+    lost = False
+
+    async def put(self, subject: str, data: bytes, revision: int) -> int | None:
+        if self.lost and subject == SUBJECT:
+            raise Unavailable("no answer")
+        return await super().put(subject, data, revision)
+
+
+SUBJECT = "hw.event.g1.c1"
+
+
+@in_a_world
+async def test_a_gateway_that_is_unsure_removes_no_record_that_another_has_taken_over(world: World) -> None:
+    """It did, whatever the record said by then: if its heir died next, what waited there was lost."""
+    events = Deaf(world.stream, world.chance, lambda: 0.0)
+    parts: Any = (Bus(), events)
+    outbox = Outbox("g1", *parts, lambda: True)
+    lost: list[Record] = []
+    outbox.on_lost = lost.append
+    tasks = [asyncio.create_task(outbox.keep_open()), asyncio.create_task(outbox.write())]
+    try:
+        record = Record("g1", "c1", SUBJECT)
+        record.owed = b"first"
+        outbox.change(record)
+        await world.until(lambda: record.stored == record.version)
+        events.lost = True
+        record.owed = b"second"
+        outbox.change(record)
+        await world.until(lambda: bool(record.unsure))
+        world.stream.seq += 1
+        world.stream.messages[SUBJECT] = (world.stream.seq, b"the heir's")
+        record.owed = None
+        outbox.change(record)
+        events.lost = False
+        await world.until(lambda: not outbox.records)
+        assert world.stream.messages[SUBJECT][1] == b"the heir's"
+        assert lost == [record]
+    finally:
+        await end_tasks(tasks)
+
+
+@in_a_world
+async def test_a_gateway_that_is_unsure_removes_a_record_that_is_its_own(world: World) -> None:
+    events = Deaf(world.stream, world.chance, lambda: 0.0)
+    parts: Any = (Bus(), events)
+    outbox = Outbox("g1", *parts, lambda: True)
+    tasks = [asyncio.create_task(outbox.keep_open()), asyncio.create_task(outbox.write())]
+    try:
+        record = Record("g1", "c1", SUBJECT)
+        record.owed = b"first"
+        outbox.change(record)
+        await world.until(lambda: record.stored == record.version)
+        events.lost = True
+        record.owed = None
+        record.unsure.add(b"second")
+        world.stream.seq += 1
+        world.stream.messages[SUBJECT] = (world.stream.seq, b"second")  # it was stored, unheard
+        outbox.change(record)
+        events.lost = False
+        await world.until(lambda: not outbox.records)
+        assert SUBJECT not in world.stream.messages
+    finally:
+        await end_tasks(tasks)
