@@ -147,6 +147,7 @@ def _supervise(plan: Plan, out: Output) -> None:
         except BrokenPipeError:
             pass  # nobody reads what we print; that is no reason not to serve
 
+    plan.folder.prepare_store()
     try:
         children.write_nats_config()
     except OSError as fault:

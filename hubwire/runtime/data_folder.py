@@ -44,6 +44,17 @@ class DataFolder:
     def store(self) -> Path:
         return self.path / ("memory" if self.memory else "nats")
 
+    def prepare_store(self) -> None:
+        """Make the folder of the store, and see that it can be written: one that another user has made, with
+        sudo for example, cannot. Raises InvalidRequest."""
+        trial = self.store / f".writable.{os.getpid()}"
+        try:
+            self.store.mkdir(exist_ok=True, mode=0o700)
+            trial.touch(mode=0o600)
+            trial.unlink()
+        except OSError as fault:
+            raise unwritable(self.store, fault) from fault
+
     @property
     def nats_config(self) -> Path:
         return self.path / "nats.conf"

@@ -22,6 +22,7 @@ from enum import Enum
 from hubwire.model.errors import Unavailable
 from hubwire.runtime.child import ChildSpec, OutputWatch, ending, fault_in, fork_child, says_ready
 from hubwire.runtime.logs import get_logger
+from hubwire.runtime.terminal import Terminal
 from hubwire.runtime.vitals import TICK_SECONDS, AwakeClock, Vitals
 
 _BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -83,9 +84,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._while_starting = while_starting
         self._selector = selectors.DefaultSelector()
-        silences = [spec.silence_seconds for spec in children if spec.beats or spec.probes]
-        self._awake = AwakeClock(min([TICK_SECONDS, *(silence / 4 for silence in silences)]))
-        self._looks = bool(silences)
+        self._awake = AwakeClock(min([TICK_SECONDS, *(spec.silence_seconds / 4 for spec in children)]))
+        self._terminal = Terminal()
         self._served = False
         self._stopping = False
         self._failure = ""
@@ -155,7 +155,7 @@ class Supervisor:
     def _turn(self) -> None:
         now = time.monotonic()
         deadlines = [child.deadline for child in self._children if child.deadline is not None]
-        if self._looks and not self._stopping:
+        if not self._stopping:
             deadlines.append(now + self._awake.tick)
         wait = max(0.0, min(deadlines) - now) if deadlines else None
         for key, _ in self._selector.select(wait):
@@ -170,6 +170,8 @@ class Supervisor:
             self._start_due()
             self._tell_when_ready()
             self._look_for_hung(self._awake.look())
+            if self._terminal.gone() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                self._on_stop_signal(signal.SIGHUP)
 
     def _on_deadlines(self, now: float) -> None:
         for child in self._children:

@@ -155,6 +155,33 @@ def test_ctrl_c_in_a_terminal_stops_it_in_order(tmp_path: Path) -> None:
     assert not (tmp_path / ".hubwire" / "endpoint.json").exists()
 
 
+def test_the_end_of_its_terminal_stops_it_also_when_only_make_is_told(tmp_path: Path) -> None:
+    # The session's leader is told and waits for its child, as make does; nobody tells the child.
+    terminal, inside = pty.openpty()
+    up = [sys.executable, "-m", "hubwire.cli.main", "up", "--json", "--port", "0"]
+    leader = (
+        "import signal, subprocess; signal.signal(signal.SIGHUP, lambda *_: None); "
+        f"raise SystemExit(subprocess.Popen({up!r}).wait())"
+    )
+    pid = os.fork()
+    if pid == 0:
+        os.login_tty(inside)
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-c", leader])
+    os.close(inside)
+    printed = b""
+    with open(terminal, "rb", buffering=0) as screen:
+        while b"readySeconds" not in printed:
+            printed += screen.read(4096)
+        time.sleep(1.5)  # by then it has seen itself in the foreground; that shows nowhere
+    deadline = time.monotonic() + 20
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    nothing_left(tmp_path)
+    assert not (tmp_path / ".hubwire" / "endpoint.json").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_process_and_no_socket(tmp_path: Path, number: signal.Signals) -> None:
     with Up(tmp_path) as up:
@@ -252,6 +279,17 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (sentence,) = up.errors()
     assert "cannot be written" in sentence
     assert "--data DIR" in sentence
+    nothing_left(tmp_path)
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    data = tmp_path / ".hubwire"
+    data.mkdir()
+    (data / "nats").write_text("not a folder")
+    up = Up(tmp_path).launch()
+    assert up.end() == 2
+    (sentence,) = up.errors()
+    assert f"The data folder {data / 'nats'} cannot be written" in sentence
     nothing_left(tmp_path)
 
 
