@@ -20,12 +20,13 @@ from gateway.protocol.requests import (
 from hubwire.model.limits import ACK_WINDOW
 from hubwire.model.permissions import PermissionSet
 
-Verdict = Literal["execute", "pong", "nothing", "ack", "wait"]
+Verdict = Literal["execute", "pong", "nothing", "ack", "wait", "acked"]
 
 
 class Decision(NamedTuple):
-    """`execute` the request; answer with a `pong`; do `nothing`; send a failed `ack`; or `wait`, since a
-    request with the same ack id is still being executed."""
+    """`execute` the request; answer with a `pong`; do `nothing`; send a failed `ack`; `wait`, since a
+    request with the same ack id is still being executed; or take what the client has `acked` out of its
+    session (`released_by`)."""
 
     verdict: Verdict
     error_name: str = ""
@@ -36,6 +37,7 @@ EXECUTE = Decision("execute")
 PONG = Decision("pong")
 NOTHING = Decision("nothing")
 WAIT = Decision("wait")
+ACKED = Decision("acked")
 
 
 MAX_RUNS = 16
@@ -131,12 +133,14 @@ class AckWindow:
             self._runs = None
 
 
-def decide(request: Request, permissions: PermissionSet, window: AckWindow) -> Decision:
+def decide(
+    request: Request, permissions: PermissionSet, window: AckWindow, *, reliable: bool = False
+) -> Decision:
     """What to do with a well-formed request of a connected client."""
     if isinstance(request, Ping):
         return PONG
     if isinstance(request, SequenceAck):
-        return NOTHING  # accepted and ignored on the subprotocols that are not reliable (3.2)
+        return ACKED if reliable else NOTHING  # accepted and ignored on the other subprotocols (3.2)
     ack_id = request.ack_id
     if ack_id is not None:
         if window.is_done(ack_id):
@@ -159,3 +163,9 @@ def decide(request: Request, permissions: PermissionSet, window: AckWindow) -> D
 def _forbidden(ack_id: int | None, message: str) -> Decision:
     # Without an ack id nothing is ever reported, a missing permission neither (3.8).
     return NOTHING if ack_id is None else Decision("ack", "Forbidden", message)
+
+
+def released_by(sequence_id: int, acked: int, sent: int) -> int:
+    """Up to where a session's messages are acknowledged after a `sequenceAck` (4.3): it never goes back, and
+    an id beyond the last one that was `sent` means all that were."""
+    return max(acked, min(sequence_id, sent))

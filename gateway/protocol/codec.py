@@ -42,3 +42,20 @@ class Codec(Protocol):
 
     def is_binary(self, m: Message) -> bool:
         """Whether the frame of that message is binary."""
+
+
+class ReliableCodec(Codec, Protocol):
+    """A subprotocol whose messages are numbered for each session (client-protocols.md 4.1).
+
+    What receivers have in common is encoded once, the number for each of them. `message` gives a frame
+    without a number, which clients of these subprotocols must not be sent.
+    """
+
+    def connected(self, connection_id: str, user_id: str | None, reconnection_token: str = "") -> bytes:
+        """With an empty token a client does not try to recover its session."""
+
+    def numbered(self, m: Message) -> bytes:
+        """All of a message's frame but its number and what depends on that, for `frame_with_id`."""
+
+    def frame_with_id(self, shared: bytes, sequence_id: int) -> bytes:
+        """The payload of one delivery. `sequence_id` counts a session's messages, from 1."""

@@ -30,7 +30,7 @@ from hubwire.model.message import DataType, Message
 from hubwire.model.names import is_valid_event, is_valid_group
 from hubwire.model.payload import is_any, metadata_fault
 
-_quote: Final = msgspec.json.Encoder().encode  # of a str: compact, non-ASCII as it is
+quote: Final = msgspec.json.Encoder().encode  # of a str: compact, non-ASCII as it is
 
 _DATA_TYPES: Final = {
     "json": DataType.JSON,
@@ -254,7 +254,7 @@ _NAMED: Final = {
 class JsonCodec:
     """`json.webpubsub.azure.v1`; see `Codec`."""
 
-    name: Final = "json.webpubsub.azure.v1"
+    name = "json.webpubsub.azure.v1"
     binary: Final = False
 
     def decode(self, payload: bytes) -> Request:
@@ -276,20 +276,20 @@ class JsonCodec:
 
     def connected(self, connection_id: str, user_id: str | None) -> bytes:
         return b'{"type":"system","event":"connected","userId":%b,"connectionId":%b}' % (
-            b"null" if user_id is None else _quote(user_id),
-            _quote(connection_id),
+            b"null" if user_id is None else quote(user_id),
+            quote(connection_id),
         )
 
     def disconnected(self, message: str) -> bytes:
-        return b'{"type":"system","event":"disconnected","message":%b}' % _quote(message)
+        return b'{"type":"system","event":"disconnected","message":%b}' % quote(message)
 
     def ack(self, ack_id: int, error_name: str | None = None, error_message: str | None = None) -> bytes:
         if error_name is None:
             return b'{"type":"ack","ackId":%d,"success":true}' % ack_id
         return b'{"type":"ack","ackId":%d,"success":false,"error":{"name":%b,"message":%b}}' % (
             ack_id,
-            _quote(error_name),
-            _quote(error_message or ""),
+            quote(error_name),
+            quote(error_message or ""),
         )
 
     def pong(self) -> bytes:
@@ -301,19 +301,19 @@ class JsonCodec:
             data, end = m.data, b"}"
         elif data_type is DataType.TEXT:
             # Edges accept valid UTF-8 only; one bad payload must still not stop a whole fan-out.
-            data, end = _quote(m.data.decode("utf-8", "replace")), b"}"
+            data, end = quote(m.data.decode("utf-8", "replace")), b"}"
         else:
             data, end = b2a_base64(m.data, newline=False), b'"}'
         if m.metadata is not None:
-            end = b'%b,"metadata":%b}' % (end[:-1], _quote(m.metadata))
+            end = b'%b,"metadata":%b}' % (end[:-1], quote(m.metadata))
         if m.group is None:
             return b"".join((_FROM_SERVER, _NAMED[data_type], data, end))
         return b"".join(
             (
                 _FROM_GROUP,
-                b"null" if m.from_user is None else _quote(m.from_user),
+                b"null" if m.from_user is None else quote(m.from_user),
                 b',"group":',
-                _quote(m.group),
+                quote(m.group),
                 b',"dataType":',
                 _NAMED[data_type],
                 data,

@@ -228,10 +228,32 @@ def _text(tag: bytes, text: str) -> bytes:
     return encode_len(tag, text.encode("utf-8", "replace")) if text else b""
 
 
+def connected_frame(connection_id: str, user_id: str | None, reconnection_token: str = "") -> bytes:
+    """A system message; the token is the reliable subprotocol's alone."""
+    connected = _text(b"\x0a", connection_id) + _text(b"\x12", user_id or "")
+    return encode_len(b"\x1a", encode_len(b"\x0a", connected + _text(b"\x1a", reconnection_token)))
+
+
+def message_fields(m: Message) -> bytes:
+    """The DataMessage of `m` (5.3), without the head that says how long it is."""
+    return b"".join(_message_pieces(m))
+
+
+def _message_pieces(m: Message) -> tuple[bytes, bytes, bytes, bytes]:
+    size = len(m.data)
+    head = _DATA_TAGS[m.data_type] + encode_varint(size)
+    data = b"\x1a" + encode_varint(len(head) + size) + head
+    if m.group is None:
+        start = b"\x0a\x06server"
+    else:
+        start = b"\x0a\x05group" + encode_len(b"\x12", m.group.encode("utf-8", "replace"))
+    return start, data, m.data, b"" if m.metadata is None else b"".join(map(_entry, m.metadata.items()))
+
+
 class ProtobufCodec:
     """`protobuf.webpubsub.azure.v1`; see `Codec`."""
 
-    name: Final = "protobuf.webpubsub.azure.v1"
+    name = "protobuf.webpubsub.azure.v1"
     binary: Final = True
 
     def decode(self, payload: bytes) -> Request:
@@ -241,8 +263,7 @@ class ProtobufCodec:
             raise ProtocolViolation(f"The message is not a protobuf message: {error}.") from error
 
     def connected(self, connection_id: str, user_id: str | None) -> bytes:
-        connected = _text(b"\x0a", connection_id) + _text(b"\x12", user_id or "")
-        return encode_len(b"\x1a", encode_len(b"\x0a", connected))
+        return connected_frame(connection_id, user_id)
 
     def disconnected(self, message: str) -> bytes:
         # The text has field number 2 (5.3).
@@ -260,16 +281,8 @@ class ProtobufCodec:
         return b"\x22\x00"
 
     def message(self, m: Message) -> bytes:
-        size = len(m.data)
-        head = _DATA_TAGS[m.data_type] + encode_varint(size)
-        data = b"\x1a" + encode_varint(len(head) + size) + head
-        if m.group is None:
-            start = b"\x0a\x06server"
-        else:
-            start = b"\x0a\x05group" + encode_len(b"\x12", m.group.encode("utf-8", "replace"))
-        end = b"" if m.metadata is None else b"".join(map(_entry, m.metadata.items()))
-        total = len(start) + len(data) + size + len(end)
-        return b"".join((b"\x12", encode_varint(total), start, data, m.data, end))
+        pieces = _message_pieces(m)
+        return b"".join((b"\x12", encode_varint(sum(map(len, pieces))), *pieces))
 
     def is_binary(self, m: Message) -> bool:
         return True

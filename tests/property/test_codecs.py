@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.webpubsub_proto import DownstreamMessage, UpstreamMessage
 
+from gateway.protocol.json_reliable_v1 import JSON_RELIABLE_V1
 from gateway.protocol.json_v1 import JSON_V1
+from gateway.protocol.protobuf_reliable_v1 import PROTOBUF_RELIABLE_V1
 from gateway.protocol.protobuf_v1 import PROTOBUF_V1
 from gateway.protocol.requests import (
     ClientEvent,
@@ -146,7 +148,9 @@ def mangled(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
 
 
 @settings(deadline=None)
-@pytest.mark.parametrize("codec", [JSON_V1, PROTOBUF_V1], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "codec", [JSON_V1, PROTOBUF_V1, JSON_RELIABLE_V1, PROTOBUF_RELIABLE_V1], ids=lambda c: c.name
+)
 @given(payload=st.binary(max_size=60))
 def test_any_bytes(codec, payload):
     decoded(codec, payload)
@@ -279,3 +283,35 @@ def test_control_frames_can_be_read(connection_id, user_id, ack_id, name, reason
     assert system.disconnected_message.reason == reason
     ack = DownstreamMessage.FromString(PROTOBUF_V1.ack(ack_id, name, reason)).ack_message
     assert (ack.ack_id, ack.success, ack.error.name, ack.error.message) == (ack_id, False, name, reason)
+
+
+@settings(deadline=None)
+@given(messages(), st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=3))
+def test_a_numbered_message_is_the_plain_one_and_its_number(message, numbers):
+    as_text = JSON_RELIABLE_V1.numbered(message)
+    as_bytes = PROTOBUF_RELIABLE_V1.numbered(message)
+    for number in numbers:  # of one encoding
+        frame = json.loads(JSON_RELIABLE_V1.frame_with_id(as_text, number))
+        assert frame.pop("sequenceId") == number
+        assert frame == json.loads(JSON_V1.message(message))
+
+        official = DownstreamMessage.FromString(PROTOBUF_RELIABLE_V1.frame_with_id(as_bytes, number))
+        assert official.data_message.sequence_id == number
+        official.data_message.ClearField("sequence_id")
+        assert official == DownstreamMessage.FromString(PROTOBUF_V1.message(message))
+
+
+@settings(deadline=None)
+@given(text, st.none() | text, text)
+def test_a_reconnection_token_arrives_as_it_is(connection_id, user_id, token):
+    frame = json.loads(JSON_RELIABLE_V1.connected(connection_id, user_id, token))
+    assert (frame["connectionId"], frame["userId"], frame["reconnectionToken"]) == (
+        connection_id,
+        user_id,
+        token,
+    )
+    frame = PROTOBUF_RELIABLE_V1.connected(connection_id, user_id, token)
+    connected = DownstreamMessage.FromString(frame).system_message.connected_message
+    assert connected.connection_id == connection_id
+    assert connected.user_id == (user_id or "")
+    assert connected.reconnection_token == token

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from gateway.protocol.json_reliable_v1 import JSON_RELIABLE_V1
 from gateway.protocol.json_v1 import JSON_V1
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, SendToGroup, SequenceAck
 from hubwire.model.errors import ProtocolViolation
@@ -385,3 +386,80 @@ def test_text_is_escaped_and_non_ascii_is_not():
 
 def test_broken_text_does_not_stop_a_fan_out():
     assert json.loads(codec.message(Message(DataType.TEXT, b"a\xff")))["data"] == "a\ufffd"
+
+
+# --- the reliable subprotocol -----------------------------------------------------------------------------
+
+
+def test_connected_has_the_reconnection_token_where_azure_has_it():
+    assert JSON_RELIABLE_V1.connected("LW61bMG2VQLIMYIVBMmyXgb3c418200", "alice", "a.b.c") == (
+        b'{"type":"system","event":"connected","userId":"alice",'
+        b'"connectionId":"LW61bMG2VQLIMYIVBMmyXgb3c418200","reconnectionToken":"a.b.c"}'
+    )
+    assert JSON_RELIABLE_V1.connected("c1", None, "t").endswith(
+        b'"connectionId":"c1","reconnectionToken":"t"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "sequence_id", "frame"),
+    [
+        (
+            Message(DataType.TEXT, b"hi", "room-1", "bob"),
+            1,
+            b'{"sequenceId":1,"type":"message","from":"group","fromUserId":"bob","group":"room-1",'
+            b'"dataType":"text","data":"hi"}',
+        ),
+        (
+            Message(DataType.JSON, b'{"a":1}'),
+            2**64 - 1,
+            b'{"sequenceId":18446744073709551615,"type":"message","from":"server","dataType":"json",'
+            b'"data":{"a":1}}',
+        ),
+    ],
+)
+def test_numbered_messages_are_azures_byte_for_byte(message, sequence_id, frame):
+    assert JSON_RELIABLE_V1.frame_with_id(JSON_RELIABLE_V1.numbered(message), sequence_id) == frame
+
+
+def test_what_has_no_number_is_the_same_on_both():
+    assert JSON_RELIABLE_V1.ack(7) == JSON_V1.ack(7)
+    assert JSON_RELIABLE_V1.pong() == JSON_V1.pong()
+    assert JSON_RELIABLE_V1.disconnected("x") == JSON_V1.disconnected("x")
+
+
+@pytest.mark.parametrize(
+    "sequence_id",
+    [
+        "-1",
+        "18446744073709551616",
+        '"18446744073709551616"',
+        '"-1"',
+        '"x"',
+        '""',
+        '" 5"',
+        '"5.0"',
+        '"0x5"',
+        '"\u0665"',
+        "1.5",
+        "1e30",
+        "true",
+        "null",
+        "[5]",
+        "{}",
+    ],
+)
+def test_a_sequence_id_that_is_no_unsigned_64_bit_number_is_malformed(sequence_id):
+    with pytest.raises(ProtocolViolation) as caught:
+        JSON_RELIABLE_V1.decode(b'{"type":"sequenceAck","sequenceId":%b}' % sequence_id.encode())
+    assert caught.value.close_code == 1007
+    with pytest.raises(ProtocolViolation):
+        JSON_RELIABLE_V1.decode(b'{"type":"sequenceAck"}')
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ('"0"', 0), ('"5"', 5), ('"18446744073709551615"', 2**64 - 1)]
+)
+def test_a_sequence_id_may_be_a_number_in_quotes(text, number):
+    frame = b'{"type":"sequenceAck","sequenceId":%b}' % text.encode()
+    assert JSON_RELIABLE_V1.decode(frame) == SequenceAck(number)

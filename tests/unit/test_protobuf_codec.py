@@ -3,6 +3,7 @@ import time
 import pytest
 from support.webpubsub_proto import DownstreamMessage, UpstreamMessage
 
+from gateway.protocol.protobuf_reliable_v1 import PROTOBUF_RELIABLE_V1
 from gateway.protocol.protobuf_v1 import PROTOBUF_V1
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, SendToGroup, SequenceAck
 from hubwire.model.errors import ProtocolViolation
@@ -16,6 +17,7 @@ ANY = (
 ANY_FIELDS = {"type_url": "type.googleapis.com/google.protobuf.StringValue", "value": b"\n\x02hi"}
 
 codec = PROTOBUF_V1
+reliable = PROTOBUF_RELIABLE_V1
 
 # Client-protocols.md 5.7, as (what it is by the official library, hex, what we read).
 UPSTREAM = [
@@ -113,6 +115,27 @@ DOWNSTREAM = [
         {"data_message": {"from": "server", "data": {"json_data": '{"a":1}'}}},
     ),
     (codec.pong(), "2200", {"pong_message": {}}),
+    (
+        reliable.connected("c1", "u1", "tok"),
+        "1a0f0a0d0a026331120275311a03746f6b",
+        {
+            "system_message": {
+                "connected_message": {"connection_id": "c1", "user_id": "u1", "reconnection_token": "tok"}
+            }
+        },
+    ),
+    (
+        reliable.frame_with_id(reliable.numbered(Message(DataType.TEXT, b"hi", "room-1", "nobody")), 1),
+        "12170a0567726f75701206726f6f6d2d311a040a0268692001",
+        {
+            "data_message": {
+                "from": "group",
+                "group": "room-1",
+                "data": {"text_data": "hi"},
+                "sequence_id": 1,
+            }
+        },
+    ),
 ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, SendToGroup, SequenceAck
-from gateway.session import AckWindow, decide
+from gateway.session import AckWindow, decide, released_by
 from hubwire.model.limits import ACK_WINDOW, MAX_UINT64
 from hubwire.model.message import DataType
 from hubwire.model.permissions import PermissionSet
@@ -111,3 +111,28 @@ def test_an_unused_window_is_small_and_a_used_one_forgets_what_is_executing():
     window.end(2, False)
     assert not window.is_executing(2)
     assert not window.is_done(2)
+
+
+def test_a_sequence_ack_is_a_matter_of_reliable_sessions_alone():
+    assert decide(SequenceAck(5), NOTHING_ALLOWED, AckWindow(), reliable=True).verdict == "acked"
+    assert decide(SequenceAck(5), NOTHING_ALLOWED, AckWindow()).verdict == "nothing"
+    assert decide(Ping(), NOTHING_ALLOWED, AckWindow(), reliable=True).verdict == "pong"
+
+
+@pytest.mark.parametrize(
+    ("sequence_id", "acked", "sent", "released"),
+    [
+        (0, 0, 0, 0),
+        (0, 0, 7, 0),
+        (5, 0, 7, 5),
+        (5, 5, 7, 5),
+        (3, 5, 7, 5),
+        (7, 5, 7, 7),
+        (8, 5, 7, 7),
+        (MAX_UINT64, 0, 7, 7),
+    ],
+)
+def test_a_sequence_ack_releases_what_was_sent_up_to_it_and_takes_nothing_back(
+    sequence_id, acked, sent, released
+):
+    assert released_by(sequence_id, acked, sent) == released
