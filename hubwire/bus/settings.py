@@ -27,6 +27,7 @@ from hubwire.bus.settings_known import KnownSettings
 from hubwire.bus.settings_records import (
     CLUSTER_KEY,
     KEYS_KEY,
+    RECONNECTION_KEY,
     HubEntry,
     Record,
     Stored,
@@ -35,12 +36,13 @@ from hubwire.bus.settings_records import (
     hub_key,
     new_access_key,
     new_access_keys,
+    next_reconnection_keys,
     value_key,
 )
 from hubwire.bus.settings_watch import Watch, bind_bucket
 from hubwire.model.cluster_settings import ClusterSettings
 from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
-from hubwire.model.settings import AccessKeys, HubSettings
+from hubwire.model.settings import AccessKeys, HubSettings, ReconnectionKeys
 
 __all__ = ["BUCKET", "HubEntry", "SettingsStore", "new_access_key", "new_access_keys"]
 
@@ -188,6 +190,21 @@ class SettingsStore(KnownSettings):
 
         await self._write(KEYS_KEY, "", decide)
         return self.keys
+
+    async def ensure_reconnection_keys(self, now: float) -> ReconnectionKeys:
+        """Make the keys of reconnection tokens if nobody has, and a new one when the one that signs is a
+        month old; that goes on verifying. `now` is in Unix seconds. As `ensure_keys`, all agree.
+
+        They are no access keys: regenerating those leaves these as they are.
+        """
+
+        def decide(present: Any) -> Any:
+            known = present if isinstance(present, ReconnectionKeys) else None
+            after = next_reconnection_keys(known, now)
+            return _KEEP if after is known else after
+
+        await self._write(RECONNECTION_KEY, "", decide)
+        return self.reconnection_keys
 
     async def change_cluster(self, change: Callable[[ClusterSettings], ClusterSettings]) -> bool:
         """Make the cluster's settings of those that there are; as `change_hub`. Nothing is written when that

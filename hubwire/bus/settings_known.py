@@ -10,6 +10,7 @@ from hubwire.bus.settings_records import (
     CLUSTER_KEY,
     HUB_PREFIX,
     KEYS_KEY,
+    RECONNECTION_KEY,
     HubEntry,
     Record,
     Stored,
@@ -19,7 +20,13 @@ from hubwire.bus.settings_records import (
 from hubwire.bus.settings_watch import Entry
 from hubwire.model.cluster_settings import ClusterSettings, overlaid
 from hubwire.model.errors import InternalError, Unavailable
-from hubwire.model.settings import DEFAULT_HUB_SETTINGS, AccessKeys, HubLimits, HubSettings
+from hubwire.model.settings import (
+    DEFAULT_HUB_SETTINGS,
+    AccessKeys,
+    HubLimits,
+    HubSettings,
+    ReconnectionKeys,
+)
 
 _NOTHING = ClusterSettings()
 
@@ -55,6 +62,15 @@ class KnownSettings:
         record = self._records.get(KEYS_KEY)
         if record is None or not isinstance(record.value, AccessKeys):
             raise Unavailable("The cluster has no access keys yet.")
+        return record.value
+
+    @property
+    def reconnection_keys(self) -> ReconnectionKeys:
+        """What signs reconnection tokens. Raises Unavailable before anybody has made them
+        (`ensure_reconnection_keys` at start)."""
+        record = self._records.get(RECONNECTION_KEY)
+        if record is None or not isinstance(record.value, ReconnectionKeys):
+            raise Unavailable("The cluster has no keys for reconnection tokens yet.")
         return record.value
 
     @property

@@ -18,9 +18,11 @@ import msgspec
 
 from hubwire.model.cluster_settings import ClusterSettings
 from hubwire.model.errors import InternalError
-from hubwire.model.settings import AccessKeys, HubSettings
+from hubwire.model.limits import RECONNECTION_KEY_SECONDS
+from hubwire.model.settings import AccessKeys, HubSettings, ReconnectionKeys
 
 KEYS_KEY = "keys"
+RECONNECTION_KEY = "reconnection"
 CLUSTER_KEY = "cluster"
 HUB_PREFIX = "hub."
 VALUE_PREFIX = "value."
@@ -46,7 +48,7 @@ class Record(NamedTuple):
 
     revision: int
     stored: Stored
-    value: HubEntry | AccessKeys | ClusterSettings | object | None
+    value: HubEntry | AccessKeys | ReconnectionKeys | ClusterSettings | object | None
 
 
 def hub_key(name: str) -> str:
@@ -72,13 +74,15 @@ def decode_stored(key: str, revision: int, data: bytes) -> Record:
     """
     try:
         stored = msgspec.json.decode(data, type=Stored)
-        value: HubEntry | AccessKeys | ClusterSettings | object | None
+        value: HubEntry | AccessKeys | ReconnectionKeys | ClusterSettings | object | None
         if bytes(stored.value) == b"null":
             value = None
         elif key.startswith(HUB_PREFIX):
             value = HubEntry(stored.name, msgspec.json.decode(stored.value, type=HubSettings))
         elif key == KEYS_KEY:
             value = msgspec.json.decode(stored.value, type=AccessKeys)
+        elif key == RECONNECTION_KEY:
+            value = msgspec.json.decode(stored.value, type=ReconnectionKeys)
         elif key == CLUSTER_KEY:
             value = msgspec.json.decode(stored.value, type=ClusterSettings)
         else:
@@ -97,3 +101,12 @@ def new_access_key() -> str:
 def new_access_keys() -> AccessKeys:
     """What `ensure_keys` is usually given."""
     return AccessKeys(primary=new_access_key(), secondary=new_access_key(), salt=new_access_key())
+
+
+def next_reconnection_keys(present: ReconnectionKeys | None, now: float) -> ReconnectionKeys:
+    """The keys after those that there are; the same when they are young enough. `now` is in Unix seconds."""
+    if present is None or not present.current:
+        return ReconnectionKeys(new_access_key(), "", int(now))
+    if now < present.made_at + RECONNECTION_KEY_SECONDS:
+        return present
+    return ReconnectionKeys(new_access_key(), present.current, int(now))

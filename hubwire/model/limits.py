@@ -49,6 +49,8 @@ UNACKED_BYTES: Final = 16_000_000
 RETENTION_SECONDS: Final = 35
 """Clients try for 30 s from when they notice the loss; the rest is margin."""
 RECONNECTION_TOKEN_SECONDS: Final = 7 * 24 * 3600
+RECONNECTION_KEY_SECONDS: Final = 30 * 24 * 3600
+"""How old the key that signs them becomes; by then the tokens of the one before have long expired."""
 
 # Group state (7.3)
 GROUP_STATE_BYTES: Final = 512

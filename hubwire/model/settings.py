@@ -112,4 +112,22 @@ class AccessKeys(msgspec.Struct, frozen=True):
     salt: str = ""
 
 
+class ReconnectionKeys(msgspec.Struct, frozen=True):
+    """What signs reconnection tokens, and nothing else. New tokens are signed with `current`; those of
+    `previous` still verify, so that the keys can change while clients hold tokens. `made_at` is when
+    `current` was made, in Unix seconds."""
+
+    current: str
+    previous: str = ""
+    made_at: int = 0
+
+    def __repr__(self) -> str:
+        return f"ReconnectionKeys(made_at={self.made_at})"  # a traceback must not tell them
+
+    @property
+    def both(self) -> tuple[str, ...]:
+        """All that verify; the one that signs comes first."""
+        return tuple(key for key in (self.current, self.previous) if key)
+
+
 DEFAULT_HUB_SETTINGS = HubSettings()

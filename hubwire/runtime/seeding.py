@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import nats.errors
 import structlog
@@ -84,6 +85,7 @@ async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
     if not had and await store.ensure_keys(lambda: fresh) == fresh and not _has_both(seed):
         which = "both" if seed is None else "the secondary one"
         log.info("access_keys_made", which=which, read_with="hubwire keys show --nats SERVERS")
+    await store.ensure_reconnection_keys(time.time())
     for hub, settings in config.hubs.items():
         if store.hub_entry(hub) is None:
             await store.put_hub(hub, settings)

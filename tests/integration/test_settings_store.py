@@ -362,3 +362,21 @@ def test_reading_foreign_bytes_is_an_error_of_ours() -> None:
         decode_stored(
             hub_key("chat"), 1, encode_stored(1, "chat", {"webSocketKeepAliveIntervalInSeconds": 0})
         )
+
+
+async def test_reconnection_keys_are_agreed_on_rotate_and_outlive_a_change_of_access_keys(
+    server: Server,
+) -> None:
+    now, month = 1_700_000_000.0, 30 * 24 * 3600
+    async with a_store(server) as one, a_store(server) as other, a_store(server) as third:
+        with pytest.raises(Unavailable):
+            _ = one.reconnection_keys
+        made = await asyncio.gather(*(s.ensure_reconnection_keys(now) for s in (one, other, third)))
+        assert made[0] == made[1] == made[2]
+        await one.ensure_keys()
+        await one.regenerate("Primary")
+        assert await one.ensure_reconnection_keys(now + month - 1) == made[0]
+        turned = await asyncio.gather(*(s.ensure_reconnection_keys(now + month) for s in (one, other, third)))
+        assert turned[0] == turned[1] == turned[2]
+        assert turned[0].both[1:] == (made[0].current,)
+        await until(lambda: third.reconnection_keys == turned[0])
