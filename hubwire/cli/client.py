@@ -182,7 +182,8 @@ def _refused(where: str, status: int) -> HubwireError:
     """The error for a refused handshake (client-protocols.md 1.5)."""
     if status == 401:
         return Unauthenticated(
-            f"{where} does not accept the token (401): it is too old, or for another endpoint or hub."
+            f"{where} does not accept the token (401): it is too old, signed with another key, "
+            "or for another endpoint or hub."
         )
     if status == 404:
         return NotFound(f"{where} has no clients' endpoint at this path (404); check the URL.")

@@ -69,6 +69,8 @@ def run(args: Namespace, out: Output) -> int:
         raise InvalidRequest("--join needs a client of JSON; a simple one begins in groups by --group.")
     if args.count is not None and args.count < 1:
         raise InvalidRequest("--count must be 1 or more.")
+    if args.listen is not None and not args.listen >= 0:
+        raise InvalidRequest("--for must be a number of seconds, 0 or more.")
     if args.url:
         url = args.url
     else:

@@ -73,8 +73,8 @@ def _check_whom(args: Namespace) -> None:
     for option, value in (("--user", args.user), ("--connection", args.connection)):
         if value == "":
             raise InvalidRequest(f"{option} is empty; give an id, or leave it out to send to everybody.")
-    if args.ttl is not None and args.ttl < 0:
-        raise InvalidRequest("--ttl must be a number of seconds, 0 or more.")
+    if args.ttl is not None and not 0 <= args.ttl <= 300:  # section 6
+        raise InvalidRequest(f"--ttl is {args.ttl}; it must be from 0 to 300 seconds.")
     if args.exclude and (args.user is not None or args.connection is not None):
         raise InvalidRequest("--exclude goes with a whole hub or a group; leave it out, or address those.")
     if args.filter is not None and args.connection is not None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from hubwire.model.errors import InvalidRequest, NotFound, PermissionDenied
 from hubwire.runtime.data_folder import DEFAULT_FOLDER, is_closed_to_us, running_instance
+from hubwire.runtime.parsers import MINIMUM_KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,20 @@ def add_target(parser: ArgumentParser) -> None:
 
 
 def find_target(args: Namespace) -> ServiceTarget:
-    """Raises InvalidRequest for what cannot be used, NotFound when there is nothing to talk to,
-    PermissionDenied when it would be in a folder of another user."""
+    """The service that the options, the environment or this folder name.
+
+    Raises InvalidRequest for what cannot be used, NotFound when there is nothing to talk to, PermissionDenied
+    when it would be in a folder of another user."""
+    target = _found(args)
+    if len(target.access_key.encode()) < MINIMUM_KEY_BYTES:
+        raise InvalidRequest(
+            f"The access key from {target.source} is too short: a key has at least {MINIMUM_KEY_BYTES} "
+            "bytes; copy the whole of it."
+        )
+    return target
+
+
+def _found(args: Namespace) -> ServiceTarget:
     environ = os.environ
     if args.connection_string:
         return _with_endpoint(parse_connection_string(args.connection_string, "--connection-string"), args)
@@ -69,9 +82,10 @@ def find_target(args: Namespace) -> ServiceTarget:
     local = running_instance(folder)
     if local is not None:
         found = parse_connection_string(str(local["connectionString"]), str(folder / "endpoint.json"))
-        found = ServiceTarget(
-            found.endpoint, key or found.access_key, f"hubwire up in {folder}", local, folder
-        )
+        source = f"hubwire up in {folder}"
+        if key:
+            source = "--access-key" if args.access_key else "HUBWIRE_ACCESS_KEY"
+        found = ServiceTarget(found.endpoint, key or found.access_key, source, local, folder)
         return _with_endpoint(found, args)
     if is_closed_to_us(folder):
         raise PermissionDenied(

@@ -165,17 +165,16 @@ def test_one_that_was_killed_is_not(tmp_path: Path) -> None:
 
 
 def test_what_is_given_wins_over_what_is_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
+    one, two, three = (f"key-{number}-{'0' * 32}" for number in (1, 2, 3))
     running(tmp_path / ".hubwire", os.getpid())
-    monkeypatch.setenv("HUBWIRE_CONNECTION_STRING", "Endpoint=http://env;AccessKey=k1")
+    monkeypatch.setenv("HUBWIRE_CONNECTION_STRING", f"Endpoint=http://env;AccessKey={one}")
     assert find_target(arguments()).endpoint == "http://env"
-    given = arguments(connection_string="Endpoint=http://flag;AccessKey=k2")
+    given = arguments(connection_string=f"Endpoint=http://flag;AccessKey={two}")
     assert find_target(given).endpoint == "http://flag"
-    assert find_target(arguments(endpoint="http://e", access_key="k3")).access_key == "k3"
+    assert find_target(arguments(endpoint="http://e", access_key=three)).access_key == three
     assert find_target(arguments(data=str(tmp_path / ".hubwire"))).access_key == KEY
     assert find_target(arguments(endpoint="http://other")) == ServiceTarget(
-        "http://other", "k1", "HUBWIRE_CONNECTION_STRING"
+        "http://other", one, "HUBWIRE_CONNECTION_STRING"
     )
 
 
@@ -306,9 +305,11 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str]) -> None:
         (["publish", "chat", "hi", "--user", ""], "--user"),
         (["publish", "chat", "hi", "--connection", ""], "--connection"),
         (["publish", "chat", "hi", "--ttl", "-1"], "--ttl"),
+        (["publish", "chat", "hi", "--ttl", "9999"], "from 0 to 300"),
         (["connect", "chat", "--join", ""], "--join"),
         (["connect", "chat", "--join", "room", "--protocol", "simple"], "--join"),
         (["connect", "chat", "--count", "0"], "--count"),
+        (["connect", "chat", "--for", "-1"], "--for"),
         (["hubs", "set", "chat", "--keep-alive", "500"], "from 1 to 120"),
     ],
 )
@@ -357,3 +358,20 @@ async def test_a_service_without_the_subprotocol_is_told_instead_of_misunderstoo
             await client.open()
     finally:
         await runner.cleanup()
+
+
+def test_a_key_that_was_copied_in_part_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", "chat", "--endpoint", "http://127.0.0.1:9", "--access-key", KEY[:20]]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("hubwire: The access key from --endpoint is too short")
+    assert KEY[:20] not in told
+
+
+def test_a_refused_key_is_said_to_be_from_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(tmp_path / ".hubwire", os.getpid())
+    assert "hubwire up" in find_target(arguments()).source
+    assert find_target(arguments(access_key=KEY)).source == "--access-key"
+    monkeypatch.setenv("HUBWIRE_ACCESS_KEY", KEY)
+    assert find_target(arguments()).source == "HUBWIRE_ACCESS_KEY"
