@@ -34,7 +34,9 @@ PAUSE_SECONDS: Final = 0.02
 MAX_PAUSE_SECONDS: Final = 0.5
 """Before a batch is sent once more that was refused, or that nobody took."""
 
-NO_STREAM = 10059
+NO_STREAM: Final = 10059
+ITEM_BYTES: Final = 128
+"""What an entry costs beside its bytes while it waits."""
 
 
 class _Fault(msgspec.Struct):
@@ -55,15 +57,18 @@ _UNREADABLE = _Answer(error=_Fault(0, "the answer cannot be read"))
 
 
 class Item:
-    __slots__ = ("done", "entry", "passed", "wanted")
+    """An entry, or a barrier (`passed`), which costs nothing."""
+
+    __slots__ = ("cost", "done", "entry", "passed", "wanted")
 
     def __init__(
         self, entry: bytes, done: Stored | None, wanted: Wanted | None, passed: Passed | None = None
     ) -> None:
         self.entry = entry
+        self.cost = len(entry) + ITEM_BYTES if passed is None else 0
         self.done = done
         self.wanted = wanted
-        self.passed = passed  # a barrier
+        self.passed = passed
 
     @property
     def is_wanted(self) -> bool:
@@ -71,13 +76,15 @@ class Item:
 
 
 class Batch:
-    __slots__ = ("entries", "items", "missed_at", "patience", "pause", "payload", "size", "told")
+    """What is under way to an inbox, and how patiently."""
+
+    __slots__ = ("cost", "entries", "items", "missed_at", "patience", "pause", "payload", "told")
 
     def __init__(self, payload: bytes, items: list[Item]) -> None:
         self.payload = payload
         self.items = items
         self.entries = sum(item.passed is None for item in items)
-        self.size = sum(len(item.entry) for item in items)
+        self.cost = sum(item.cost for item in items)
         self.patience = PATIENCE_SECONDS
         self.pause = PAUSE_SECONDS
         self.missed_at: float | None = None  # when the server first said that there is no inbox
@@ -105,7 +112,7 @@ class Lane:
         self.gateway = gateway
         self.waiting: deque[Item] = deque()
         self.batch: Batch | None = None
-        self.bytes = 0  # of entries, waiting and in the batch
+        self.bytes = 0  # what the entries cost, waiting and in the batch
         self.scheduled = False
         self.timer: asyncio.TimerHandle | None = None
 

@@ -22,6 +22,7 @@ from hubwire.model.errors import NotFound, Unavailable
 
 PAGE_MESSAGES: Final = 2000
 PAGE_BYTES: Final = 1024 * 1024
+"""A bigger message comes on a page of its own."""
 SILENCE_SECONDS: Final = 4.0
 """How long a page may take; what must be there and does not come is asked for once more after that."""
 TRIES: Final = 3
@@ -52,6 +53,7 @@ class _Page:
         self.messages: list[LogMessage] = []
         self.last_time_ns = 0
         self.broken = False  # something else came than what comes next
+        self.refused = False  # the server ended it before the first message
         self.complete: asyncio.Future[None] = loop.create_future()
 
     def end(self) -> None:
@@ -78,7 +80,7 @@ class InboxReader:
         self._page: _Page | None = None
         self._unsubscribe: Callable[[], Any] | None = None
         self._last_time_ns = 0  # of the message at `position`, when it was read by us
-        self._page_bytes = max(PAGE_BYTES, 2 * bus.max_payload)
+        self._page_bytes = PAGE_BYTES
         self.created = created
         self.position = from_seq - 1
 
@@ -108,16 +110,18 @@ class InboxReader:
                 else:
                     why = "it did not bring what comes next"
                 messages = self._take(page)
-                if not messages or (page is not None and page.broken):
-                    failures += 0 if messages else 1
+                if messages and page is not None and not page.broken:
+                    failures, self._page_bytes = 0, PAGE_BYTES
+                    if self.position < end and self._consumer and self._bus.connected:
+                        await self._ask(end)  # brought while these are worked on
+                elif page is not None and page.refused and self._page_bytes == PAGE_BYTES:
+                    self._page_bytes = 2 * self._bus.max_payload  # the next message is bigger than a page
+                else:
+                    failures += not messages
                     if failures >= TRIES:
                         raise Unavailable(f"The inbox of {self._gateway} cannot be read: {why}.")
                     self._drop_consumer()
                     await self._look()
-                else:
-                    failures = 0
-                    if self.position < end and self._bus.connected:
-                        await self._ask(end)
                 if messages:
                     yield messages
         finally:
@@ -203,6 +207,7 @@ class InboxReader:
             return
         if place is None:
             if subject == page.subject:
+                page.refused = not page.messages
                 page.end()  # no room for more, time over, no such consumer
             return
         if place.consumer != self._consumer:

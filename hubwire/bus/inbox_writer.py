@@ -30,6 +30,7 @@ from hubwire.bus.client import LOST, NO_RESPONDERS, TIMEOUT, BusClient
 from hubwire.bus.envelopes import pack
 from hubwire.bus.inbox import PROOF_SECONDS
 from hubwire.bus.inbox_batches import (
+    ITEM_BYTES,
     NO_STREAM,
     PATIENCE_SECONDS,
     Batch,
@@ -93,10 +94,11 @@ class InboxWriter:
         if self._closed:
             return False
         total = self.waiting_bytes
+        cost = size + ITEM_BYTES
         for gateway in gateways:
-            total += size
+            total += cost
             lane = self._lanes.get(gateway)
-            if lane is not None and lane.bytes + size > self._max_inbox_bytes:
+            if lane is not None and lane.bytes + cost > self._max_inbox_bytes:
                 return False
         return total <= self._max_waiting_bytes
 
@@ -117,9 +119,10 @@ class InboxWriter:
         if not self.has_room((gateway,), size):
             raise Unavailable("Too much waits for the inboxes.")
         lane = self._lane(gateway)
-        lane.waiting.append(Item(entry, done, wanted))
-        lane.bytes += size
-        self.waiting_bytes += size
+        item = Item(entry, done, wanted)
+        lane.waiting.append(item)
+        lane.bytes += item.cost
+        self.waiting_bytes += item.cost
         self._schedule(lane)
 
     async def write(self, gateway: str, entry: bytes, timeout: float) -> int:
@@ -209,8 +212,8 @@ class InboxWriter:
                 (taken if entries else ended).append(item)
             elif not item.is_wanted:
                 ended.append(item)
-                lane.bytes -= len(item.entry)
-                self.waiting_bytes -= len(item.entry)
+                lane.bytes -= item.cost
+                self.waiting_bytes -= item.cost
             elif entries and size + len(item.entry) > limit:
                 break
             else:
@@ -264,7 +267,7 @@ class InboxWriter:
             return
         gone = set(map(id, ended))
         lane.waiting = deque(item for item in lane.waiting if id(item) not in gone)
-        size = sum(len(item.entry) for item in ended)
+        size = sum(item.cost for item in ended)
         lane.bytes -= size
         self.waiting_bytes -= size
         for item in ended:
@@ -328,7 +331,7 @@ class InboxWriter:
     def _finish_all(self, lane: Lane, batch: Batch) -> None:
         """There is no inbox."""
         waiting, lane.waiting = lane.waiting, deque()
-        size = sum(len(item.entry) for item in waiting)
+        size = sum(item.cost for item in waiting)
         lane.bytes -= size
         self.waiting_bytes -= size
         self._finish(lane, batch, MISSING, None)
@@ -337,8 +340,8 @@ class InboxWriter:
 
     def _finish(self, lane: Lane, batch: Batch, seq: int, error: HubwireError | None) -> None:
         self._forget_batch(lane)
-        lane.bytes -= batch.size
-        self.waiting_bytes -= batch.size
+        lane.bytes -= batch.cost
+        self.waiting_bytes -= batch.cost
         # First what waits already: the callbacks take their time, and what they submit is the next batch.
         self._send_next(lane)
         for item in batch.items:

@@ -241,7 +241,7 @@ async def test_what_no_message_can_hold_or_there_is_no_room_for_is_refused_at_on
     nats: NatsServer, bus: BusClient, inbox: Inbox
 ) -> None:
     await inbox.open()
-    writer = InboxWriter(bus, "w2", max_waiting_bytes=1000, max_inbox_bytes=600)
+    writer = InboxWriter(bus, "w2", max_waiting_bytes=1200, max_inbox_bytes=700)
     outcomes = Outcomes(writer)
     other = Outcomes(writer, "0123abcd1")
     with pytest.raises(LimitExceeded):
@@ -256,7 +256,7 @@ async def test_what_no_message_can_hold_or_there_is_no_room_for_is_refused_at_on
         Outcomes(writer, "0123abcd2").submit("5", size=400)
     await outcomes.wait()
     await other.wait()
-    assert writer.has_room([GATEWAY, "0123abcd1"], 500)
+    assert writer.has_room([GATEWAY, "0123abcd1"], 400)
     assert writer.waiting_bytes == 0
     writer.close()
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.envelopes import pack, unpack
+from hubwire.bus.envelopes import pack
+from hubwire.bus.inbox_entries import unpack_batch
 from hubwire.bus.inbox_reader import read_inbox
 from hubwire.bus.inbox_writer import InboxWriter
 from hubwire.model.errors import HubwireError
@@ -73,7 +74,7 @@ class Folded:
     def apply(self, seq: int, time: float, data: bytes) -> None:
         self.seqs.append(seq)
         self.times.append(time)
-        _, writer, number, entries = unpack(data)
+        writer, number, entries = unpack_batch(data)
         if number <= self._highest.get(writer, 0):
             self.repeats += 1
             return
