@@ -12,13 +12,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, NamedTuple
 
+import structlog
+
 from hubwire.bus.client import BusClient
-from hubwire.bus.jetstream import StreamMissing, api, call
+from hubwire.bus.jetstream import StreamFull, StreamMissing, api, call
 from hubwire.bus.subjects import INBOX_STREAM_PREFIX, INBOX_SUBJECTS, inbox_stream, inbox_subject
 from hubwire.model.errors import Unavailable
 
+log = structlog.get_logger(__name__)
+
 MAX_BYTES: Final = 256 * 1024 * 1024
 """What an inbox holds; past it nothing more is taken. JetStream sets that much aside for it."""
+
+SMALLEST_BYTES: Final = 16 * 1024 * 1024
+"""Twice what is logged between two trimmings."""
 
 PROOF_SECONDS: Final = 0.25
 """Between two answers that there is no inbox: a server that is being stopped may give one of them."""
@@ -92,7 +99,7 @@ class Inbox:
         self._bus = bus
         self._stream = inbox_stream(gateway)
         self._gateway = gateway
-        self._config = {
+        self._config: dict[str, Any] = {
             "name": self._stream,
             "subjects": [inbox_subject(gateway)],
             "retention": "limits",
@@ -108,11 +115,22 @@ class Inbox:
         }
 
     async def open(self) -> InboxInfo:
-        """Make it unless it is there. Raises StreamFull when JetStream cannot set its bytes aside."""
+        """Make it unless it is there; smaller when JetStream cannot set its bytes aside. Raises StreamFull
+        when it cannot set aside SMALLEST_BYTES either."""
         try:
             return await self.info()
         except StreamMissing:
-            return _info_of(await call(self._bus, "CREATE", self._stream, self._config))
+            pass
+        size = int(self._config["max_bytes"])
+        while True:
+            config = {**self._config, "max_bytes": size}
+            try:
+                return _info_of(await call(self._bus, "CREATE", self._stream, config))
+            except StreamFull as error:
+                size //= 4
+                if size < SMALLEST_BYTES:
+                    raise
+                log.warning("inbox_is_small", gateway=self._gateway, bytes=size, reason=str(error))
 
     async def info(self) -> InboxInfo:
         """Raises StreamMissing when it is not there (any more)."""

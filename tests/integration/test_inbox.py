@@ -13,9 +13,9 @@ from support.nats import NatsServer
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import pack
-from hubwire.bus.inbox import PROOF_SECONDS, Inbox, inbox_is_gone, list_inboxes
+from hubwire.bus.inbox import PROOF_SECONDS, SMALLEST_BYTES, Inbox, inbox_is_gone, list_inboxes
 from hubwire.bus.inbox_writer import MISSING, InboxWriter
-from hubwire.bus.jetstream import StreamMissing
+from hubwire.bus.jetstream import StreamFull, StreamMissing, call
 from hubwire.model.errors import HubwireError, LimitExceeded, Unavailable
 
 
@@ -83,6 +83,21 @@ async def test_what_is_submitted_is_stored_in_order(bus: BusClient, inbox: Inbox
     assert found.seqs == [*range(1, (await inbox.info()).last + 1)]
     assert found.times == sorted(found.times)
     assert outcomes.writer.batches_stored == len(found.seqs) < 1000
+
+
+async def test_where_jetstream_has_little_room_an_inbox_is_smaller(bus: BusClient, inbox: Inbox) -> None:
+    size, reserved = 1 << 40, 0
+    while size >= 1 << 24:  # all that there is, down to less than 32 MiB
+        config = {"name": f"other{reserved}", "subjects": [f"other.{reserved}"], "storage": "memory"}
+        try:
+            await call(bus, "CREATE", f"other{reserved}", {**config, "max_bytes": size})
+            reserved += 1
+        except StreamFull:
+            size //= 2
+    with pytest.raises(StreamFull):
+        await inbox.open()
+    await bus.js.delete_stream(f"other{reserved - 1}")
+    assert (await inbox.open()).max_bytes == SMALLEST_BYTES
 
 
 # -- writing ----------------------------------------------------------------------------------------
