@@ -306,7 +306,8 @@ class WebSocketPeer(WSListener):
             self.close(code, reason, "BadRequest")
         self.flush()
         transport = self._transport
-        if transport is not None and self._outbox is None and not transport.is_closing():
+        waits = self._outbox is not None and self._outbox.frames
+        if transport is not None and not waits and not transport.is_closing():
             # Its close frame cannot be read any more, so the end of our data tells it that we are done.
             # Closing at once, with bytes of it unread, would reset the connection and lose our frame.
             transport.write_eof()

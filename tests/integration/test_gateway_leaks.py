@@ -180,7 +180,7 @@ async def test_no_token_and_no_payload_is_logged_whatever_happens(logged, tmp_pa
                 raw.send(stack.request(f"/client/hubs/chat?access_token={token}&x={secret}"))
                 await raw.head()
                 raw.send(masked(TEXT, b'{"type":"event","event":"e","data":"%b"}' % secret.encode()))
-                raw.send(masked(TEXT, b'{"type":"%b"' % secret.encode()))
+                raw.send(masked(TEXT, b'{"type":"%b"' % secret.encode()) + masked(CLOSE))
                 await raw.gone()
         for frames in (
             masked(3, secret.encode()),

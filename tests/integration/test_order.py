@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from support.members import HUB, Member, assert_all_arrive, assert_at_most_once_in_order
@@ -19,23 +19,25 @@ PUBLISHERS = 8
 MESSAGES = 60
 
 
-@pytest.fixture(params=[1, 3], ids=["one-nats", "three-nats"])
-def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
-    if request.param == 1:
-        with NatsServer(tmp_path) as nats, Fleet(tmp_path, [nats.url]) as fleet:
-            yield fleet
-    else:
-        with (
-            NatsCluster(tmp_path) as cluster,
-            Fleet(tmp_path, cluster.urls, durability="replicated") as fleet,
-        ):
-            yield fleet
+@pytest.fixture(scope="module", params=[1, 3], ids=["one-nats", "three-nats"])
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Two routers and three gateways, for all tests; each has clients and groups of its own."""
+    folder = tmp_path_factory.mktemp("order")
+    with contextlib.ExitStack() as stack:
+        if request.param == 1:
+            nats = stack.enter_context(NatsServer(folder))
+            fleet = stack.enter_context(Fleet(folder, [nats.url]))
+        else:
+            cluster = stack.enter_context(NatsCluster(folder))
+            fleet = stack.enter_context(Fleet(folder, cluster.urls, durability="replicated"))
+        fleet.start_all("router", "router", "gateway", "gateway", "gateway")
+        yield fleet
 
 
 @pytest.fixture
 async def crowd(fleet: Fleet) -> AsyncIterator[tuple[list[Member], list[Member]]]:
     """Publishers and members, each kind on every one of three gateways."""
-    gateways = fleet.start_all("router", "router", "gateway", "gateway", "gateway")[2:]
+    gateways = fleet.services[2:]
     publishers = [await Member.connect(gateways[n % 3], f"p{n}") for n in range(PUBLISHERS)]
     members = [await Member.connect(gateways[n % 3], f"m{n}", ["one", "two"]) for n in range(6)]
     yield publishers, members
