@@ -50,6 +50,9 @@ class LocalHubs(Generic[M]):
         member = self._by_id.get(connection_id)
         return member if member is not None and member.hub == hub else None
 
+    def by_id(self, connection_id: str) -> M | None:
+        return self._by_id.get(connection_id)
+
     def members(self, key: str) -> Iterable[M]:
         """The members of a key now. Copy it before doing what may change the table."""
         found = self._by_key.get(key)

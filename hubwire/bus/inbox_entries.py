@@ -16,7 +16,7 @@ By the gateway that holds the session, into its own inbox:
     closed      [CLOSED, session, generation]
     adopted     [ADOPTED, session, generation, since, part, parts, a part of the state]
     checkpoint  [CHECKPOINT, cycle, as of, part, parts, a part of what was seen]
-    carried     [CARRIED, cycle, seq, index, key, body, expires]
+    carried     [CARRIED, cycle, seq, entry, at, key, body, expires]
     snapshot    [SNAPSHOT, cycle, session, as of, part, parts, a part of the state]
     complete    [COMPLETE, cycle, as of]
 By a gateway that wants a session, into its holder's inbox:
@@ -154,8 +154,9 @@ def snapshot_entries(cycle: int, session: str, as_of: int, state: bytes) -> Iter
         yield pack([SNAPSHOT, cycle, session, as_of, part, len(parts), piece])
 
 
-def carried_entry(cycle: int, seq: int, index: int, key: str, body: bytes, expires: float) -> bytes:
-    return pack([CARRIED, cycle, seq, index, key, body, expires])
+def carried_entry(cycle: int, place: tuple[int, int, int], key: str, body: bytes, expires: float) -> bytes:
+    """A message that stands where the log will be trimmed away, under its place."""
+    return pack([CARRIED, cycle, *place, key, body, expires])
 
 
 def complete_entry(cycle: int, as_of: int) -> bytes:
