@@ -114,6 +114,7 @@ class ClientEvents:
                     head.query,
                     head.headers.items(),
                     tuple(admission.offered),
+                    reliable=admission.reliable,
                 )
             )
         finally:

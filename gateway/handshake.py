@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl, unquote
 from gateway.connection import SEND_EVENT, Mode
 from gateway.http_head import Head
 from gateway.protocol.codec import Codec
-from gateway.protocol.negotiate import negotiate
+from gateway.protocol.negotiate import echo_of_recovery, negotiate
 from hubwire.model.errors import InvalidRequest, Unauthenticated
-from hubwire.model.names import is_valid_group, normalize_hub
+from hubwire.model.names import gateway_of, is_valid_group, normalize_hub
+from hubwire.model.reconnection import check_reconnection_token
 from hubwire.model.settings import HubSettings
 from hubwire.model.tokens import AudiencePolicy, ClientClaims, verify_client_token
 
@@ -38,9 +39,27 @@ class RefusedRecovery(NamedTuple):
     subprotocol: str | None
 
 
+class RecoveryRequest(NamedTuple):
+    """A client that shows the token of this very connection wants it back. Whether there still is such a
+    session, here or elsewhere, its holder knows; no claims and no event handler are asked (4.5)."""
+
+    hub: str
+    connection_id: str
+    key: str
+    offered: list[str]
+
+    def echo(self, codec: Codec) -> str | None:
+        """What the 101 confirms, when the session goes on in its own subprotocol."""
+        return echo_of_recovery(self.offered, codec.name)
+
+    def refused(self) -> RefusedRecovery:
+        """For a session that is over, or never was."""
+        return RefusedRecovery(self.key, echo_of_recovery(self.offered))
+
+
 class Admission(NamedTuple):
     """All checks that need no bus are passed. `codec`, `subprotocol` and `mode` are so unless an event
-    handler says otherwise."""
+    handler says otherwise; `reliable` says whether it may choose a reliable subprotocol."""
 
     hub: str
     claims: ClientClaims
@@ -49,6 +68,7 @@ class Admission(NamedTuple):
     mode: Mode
     key: str
     offered: list[str]
+    reliable: bool = False
 
 
 ANONYMOUS = ClientClaims(None, (), (), {})
@@ -89,17 +109,20 @@ def check(
     keys: Sequence[str],
     audiences: AudiencePolicy,
     now: float,
-) -> Refusal | RefusedRecovery | Admission:
+    reconnection_keys: Sequence[str] = (),
+) -> Refusal | RefusedRecovery | RecoveryRequest | Admission:
     """Steps 1 to 8. `now` is Unix time in seconds; `audiences` are the configured endpoints, to which
-    the host of the request itself is added."""
+    the host of the request itself is added. Without `reconnection_keys` this gateway serves no reliable
+    subprotocols: it offers none, and nothing can be recovered."""
     endpoint = check_endpoint(head)
     if isinstance(endpoint, Refusal):
         return endpoint
     hub, query, key = endpoint
     offered = head.tokens("sec-websocket-protocol")
-    negotiated = negotiate(offered)
     if query.get("awps_connection_id"):
-        return RefusedRecovery(key, negotiated.echo or (offered[0] if offered else None))
+        return _check_recovery(hub, query, key, offered, reconnection_keys, now)
+    reliable = bool(reconnection_keys)
+    negotiated = negotiate(offered, reliable=reliable)
     token = query.get("access_token") or _bearer(head)
     if not token:
         if settings_of(hub).anonymous_connect_policy != "allow":
@@ -121,7 +144,23 @@ def check(
     mode = mode_of(negotiated.codec, query)
     if isinstance(mode, Refusal):
         return mode
-    return Admission(hub, claims, negotiated.codec, negotiated.echo, mode, key, offered)
+    return Admission(hub, claims, negotiated.codec, negotiated.echo, mode, key, offered, reliable)
+
+
+def _check_recovery(
+    hub: str, query: dict[str, str], key: str, offered: list[str], keys: Sequence[str], now: float
+) -> RefusedRecovery | RecoveryRequest:
+    """What 4.5 asks of the request alone. The access token, which is usually still there, may have expired
+    and is not looked at."""
+    request = RecoveryRequest(hub, query["awps_connection_id"], key, offered)
+    token = query.get("awps_reconnection_token", "")
+    if gateway_of(request.connection_id) is None:
+        return request.refused()
+    try:
+        check_reconnection_token(token, keys=keys, connection_id=request.connection_id, hub=hub, now=now)
+    except Unauthenticated:
+        return request.refused()
+    return request
 
 
 def _upgrade_problem(head: Head, key: str) -> str:

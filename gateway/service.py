@@ -23,7 +23,7 @@ from gateway.delivery import Delivery
 from gateway.events import ClientEvents, Listeners
 from gateway.flusher import Flusher
 from gateway.front import Front, Undecided
-from gateway.handshake import Refusal, RefusedRecovery, check
+from gateway.handshake import RecoveryRequest, Refusal, RefusedRecovery, check
 from gateway.http_head import Head
 from gateway.hub import LocalHubs
 from gateway.keepalive import KeepAlive
@@ -143,6 +143,8 @@ class GatewayService:
             return verdict
         if self.draining:
             return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
+        if isinstance(verdict, RecoveryRequest):
+            verdict = verdict.refused()  # no sessions are kept here
         if isinstance(verdict, RefusedRecovery):
             transport, rest = front.take_socket()
             if not transport.is_closing():

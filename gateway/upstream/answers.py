@@ -99,19 +99,23 @@ def state_update(answer: Answer) -> StateUpdate:
 # -- connect (4.2) ---------------------------------------------------------------------------------------
 
 
-def accepted_without_handler(token: Identity, offered: Sequence[str]) -> ConnectAccepted:
+def accepted_without_handler(
+    token: Identity, offered: Sequence[str], *, reliable: bool = False
+) -> ConnectAccepted:
     """No `connect` handler: everything is as the token says."""
-    return ConnectAccepted(token.user_id or None, token.roles, token.groups, negotiate(offered))
+    negotiated = negotiate(offered, reliable=reliable)
+    return ConnectAccepted(token.user_id or None, token.roles, token.groups, negotiated)
 
 
 def read_connect_answer(
-    answer: Answer, token: Identity, offered: Sequence[str]
+    answer: Answer, token: Identity, offered: Sequence[str], *, reliable: bool = False
 ) -> ConnectAccepted | ConnectRefused:
-    """The whole table of 4.2. `offered` are the subprotocols that the client offers, in its order."""
+    """The whole table of 4.2. `offered` are the subprotocols that the client offers, in its order; `reliable`
+    as for `negotiate`."""
     if not answer.success:
         return _refusal(answer)
     try:
-        return _accepted(answer, token, offered)
+        return _accepted(answer, token, offered, reliable)
     except _Fault as fault:
         return refused_for_fault(BadAnswer("bad_answer", str(fault)))
 
@@ -143,7 +147,7 @@ def _refusal(answer: Answer) -> ConnectRefused:
     return refused_for_fault(fault)
 
 
-def _accepted(answer: Answer, token: Identity, offered: Sequence[str]) -> ConnectAccepted:
+def _accepted(answer: Answer, token: Identity, offered: Sequence[str], reliable: bool) -> ConnectAccepted:
     fields = _connect_fields(answer.body)
     user_id = token.user_id
     if fields.get("userId") is not None:
@@ -159,12 +163,12 @@ def _accepted(answer: Answer, token: Identity, offered: Sequence[str]) -> Connec
                 f"groups has an illegal name: {bad[:64]!r}; 1 to 1024 characters, not all white space."
             )
         groups = tuple(dict.fromkeys(chosen_groups)) or groups  # an empty array changes nothing
-    negotiated = negotiate(offered)
+    negotiated = negotiate(offered, reliable=reliable)
     chosen = fields.get("subprotocol")
     if chosen is not None:
         if not isinstance(chosen, str) or not chosen.strip():
             raise _Fault("subprotocol must be the name of a subprotocol.")
-        answered = negotiate_chosen(offered, chosen)
+        answered = negotiate_chosen(offered, chosen, reliable=reliable)
         if answered is None:
             raise _Fault(f"subprotocol is {chosen[:64]!r}, which the client does not offer.")
         negotiated = answered

@@ -16,7 +16,8 @@ from hubwire.model.message import DataType, Message
 class ConnectContext(NamedTuple):
     """A client that wants in; its token is verified. `claims` is everything in the token, {} without one.
     `query` is the raw query of its request, `headers` its headers in any casing. `certificates` are objects
-    with `thumbprint` and `content`; this service sees none yet."""
+    with `thumbprint` and `content`; this service sees none yet. `reliable`: whether this gateway serves the
+    reliable subprotocols, so that a handler can choose one."""
 
     source: EventSource
     token: Identity
@@ -25,6 +26,7 @@ class ConnectContext(NamedTuple):
     headers: Iterable[tuple[str, str]]
     offered: tuple[str, ...]
     certificates: tuple[Mapping[str, str], ...] = ()
+    reliable: bool = False
 
 
 ConnectResult: TypeAlias = ConnectAccepted | ConnectRefused

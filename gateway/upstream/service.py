@@ -157,7 +157,9 @@ class UpstreamService:
         source = context.source
         handler = self._handler(source.hub, CONNECT)
         if handler is None:
-            result: ConnectResult = accepted_without_handler(context.token, context.offered)
+            result: ConnectResult = accepted_without_handler(
+                context.token, context.offered, reliable=context.reliable
+            )
         else:
             result = await self._ask_connect(context, handler)
         if isinstance(result, ConnectAccepted):
@@ -185,7 +187,7 @@ class UpstreamService:
             self._failed(outcome, source, "connect", "HTTP 500")
             return refused_for_fault(BadAnswer(outcome.category, outcome.reason))
         request, answer = outcome
-        result = read_connect_answer(answer, context.token, context.offered)
+        result = read_connect_answer(answer, context.token, context.offered, reliable=context.reliable)
         if isinstance(result, ConnectRefused):
             # Also a plain "no" of the handler: whoever wonders why a client cannot connect looks here.
             fault = result.fault or BadAnswer("refused", f"The event handler answered {answer.status}.")

@@ -7,12 +7,24 @@ from base64 import b64encode
 import pytest
 from support.tokens import ENDPOINT, KEY, NOW, OTHER, POLICY, raw_token, token
 
-from gateway.handshake import Admission, Refusal, RefusedRecovery, check, is_client_path
+from gateway.handshake import (
+    Admission,
+    RecoveryRequest,
+    Refusal,
+    RefusedRecovery,
+    check,
+    is_client_path,
+)
 from gateway.http_head import parse_head
+from gateway.protocol.json_reliable_v1 import JSON_RELIABLE_V1
+from gateway.protocol.protobuf_reliable_v1 import PROTOBUF_RELIABLE_V1
+from hubwire.model.limits import CLOCK_SKEW_SECONDS, RECONNECTION_TOKEN_SECONDS
+from hubwire.model.reconnection import issue_reconnection_token
 from hubwire.model.settings import HubSettings
 
 WS_KEY = b64encode(b"0123456789abcdef").decode()
 JSON, PROTOBUF = "json.webpubsub.azure.v1", "protobuf.webpubsub.azure.v1"
+JSON_R, PROTOBUF_R = "json.reliable.webpubsub.azure.v1", "protobuf.reliable.webpubsub.azure.v1"
 UPGRADE = {
     "Host": "gateway:8080",
     "Connection": "Upgrade",
@@ -24,7 +36,15 @@ PATH = "/client/hubs/chat"
 
 
 def decide(
-    target=None, headers=None, *, method="GET", version="HTTP/1.1", anonymous=(), keys=(KEY, OTHER), now=NOW
+    target=None,
+    headers=None,
+    *,
+    method="GET",
+    version="HTTP/1.1",
+    anonymous=(),
+    keys=(KEY, OTHER),
+    now=NOW,
+    reconnection_keys=(),
 ):
     target = target or f"{PATH}?access_token={token()}"
     lines = {**UPGRADE, **(headers or {})}
@@ -37,6 +57,7 @@ def decide(
         keys=keys,
         audiences=POLICY,
         now=now,
+        reconnection_keys=reconnection_keys,
     )
 
 
@@ -183,6 +204,107 @@ def test_a_recovery_of_an_illegal_hub_is_400():
 @pytest.mark.parametrize("query", ["awps_reconnection_token=x", "awps_connection_id="])
 def test_without_a_connection_id_it_is_a_new_connection(query):
     refused(401, target=f"{PATH}?{query}")
+
+
+SESSION = "b_AH6qt8DPYPujEQv4ytoAc82b04d71"
+RECONNECTION_KEYS = ("key-of-reconnection-tokens-0123456789", "the-one-before-0123456789")
+
+
+def reconnection_token(key=RECONNECTION_KEYS[0], connection_id=SESSION, hub="chat"):
+    return issue_reconnection_token(key, connection_id=connection_id, hub=hub, now=NOW)
+
+
+def recover(token, more="", *, path=PATH, connection_id=SESSION, offer=JSON_R, **request):
+    return decide(
+        f"{path}?awps_connection_id={connection_id}&awps_reconnection_token={token}{more}",
+        {"Sec-WebSocket-Protocol": offer},
+        **{"reconnection_keys": RECONNECTION_KEYS, **request},
+    )
+
+
+@pytest.mark.parametrize("key", RECONNECTION_KEYS)
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "&access_token=" + token(),
+        "&access_token=" + token(exp=NOW - 9999),
+        "&access_token=" + token(key="x" * 40),
+        "&access_token=",
+        "&webpubsub_mode=nonsense",
+    ],
+)
+def test_a_recovery_needs_the_token_of_its_connection_and_no_access_token(key, more):
+    assert recover(reconnection_token(key), more) == RecoveryRequest("chat", SESSION, WS_KEY, [JSON_R])
+
+
+def test_a_recovery_may_write_its_hub_in_other_letters():
+    request = recover(reconnection_token(), path="/client/hubs/CHAT")
+    assert request == RecoveryRequest("chat", SESSION, WS_KEY, [JSON_R])
+    assert recover(reconnection_token(), "&hub=Chat", path="/client/") == request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"token": ""},
+        {"token": "x"},
+        {"token": reconnection_token("another-key")},
+        {"token": reconnection_token(KEY)},  # an access key signs nothing that recovers
+        {"token": token(aud=SESSION, hub="chat")},
+        {"token": reconnection_token(connection_id=SESSION[:-1] + "2")},
+        {"token": reconnection_token(), "connection_id": SESSION[:-1] + "2"},
+        {"token": reconnection_token(hub="other")},
+        {"token": reconnection_token(), "path": "/client/hubs/other"},
+        {"token": reconnection_token(), "now": NOW + RECONNECTION_TOKEN_SECONDS + CLOCK_SKEW_SECONDS + 1},
+        {"token": reconnection_token(), "reconnection_keys": ()},
+        {"token": reconnection_token(connection_id="not-ours"), "connection_id": "not-ours"},
+    ],
+)
+def test_any_other_recovery_is_refused_after_its_101(request_):
+    text = request_.pop("token")
+    assert recover(text, **request_) == RefusedRecovery(WS_KEY, JSON_R)
+
+
+def test_a_recovery_without_a_token_is_refused_after_its_101():
+    target = f"{PATH}?awps_connection_id={SESSION}&access_token={token()}"
+    assert decide(target, reconnection_keys=RECONNECTION_KEYS) == RefusedRecovery(WS_KEY, None)
+
+
+@pytest.mark.parametrize(
+    ("offer", "echo", "refused_with"),
+    [
+        (None, None, None),
+        (JSON_R, JSON_R, JSON_R),
+        (
+            "JSON.Reliable.webpubsub.azure.v1",
+            "JSON.Reliable.webpubsub.azure.v1",
+            "JSON.Reliable.webpubsub.azure.v1",
+        ),
+        (f"{PROTOBUF_R}, {JSON_R}", JSON_R, PROTOBUF_R),
+        (f"mine, {JSON}", JSON, JSON),
+        ("mine", "mine", "mine"),
+    ],
+)
+def test_a_recovered_session_confirms_its_own_subprotocol_if_it_is_offered(offer, echo, refused_with):
+    request = recover(reconnection_token(), offer=offer)
+    assert request.echo(JSON_RELIABLE_V1) == echo
+    assert request.refused() == RefusedRecovery(WS_KEY, refused_with)
+
+
+def test_a_recovery_of_an_illegal_hub_is_400_also_with_a_good_token():
+    assert recover(reconnection_token(), path="/client/hubs/1").status == 400
+
+
+@pytest.mark.parametrize(
+    ("offer", "codec"), [(JSON_R, JSON_RELIABLE_V1), (f"mine, {PROTOBUF_R}, {JSON}", PROTOBUF_RELIABLE_V1)]
+)
+def test_reliable_subprotocols_are_served_where_sessions_are_kept(offer, codec):
+    headers = {"Sec-WebSocket-Protocol": offer}
+    verdict = decide(headers=headers, reconnection_keys=RECONNECTION_KEYS)
+    assert (verdict.codec, verdict.subprotocol, verdict.reliable) == (codec, codec.name, True)
+    assert decide(headers=headers).reliable is False
+    assert decide(headers=headers).codec is not codec
 
 
 # --- the token ---

@@ -361,3 +361,21 @@ def test_a_state_that_is_not_ascii_is_not_taken_and_the_reason_is_said():
     update = state_update(Answer(200, (("ce-connectionstate", "\u00e9"),), b""))
     assert update.value is None
     assert "ASCII" in update.ignored
+
+
+def test_a_handler_chooses_a_reliable_subprotocol_only_where_there_are_any() -> None:
+    reliable = "json.reliable.webpubsub.azure.v1"
+    offered = (JSON_V1, reliable)
+    chosen = answer(200, {"subprotocol": reliable})
+    accepted = read_connect_answer(chosen, TOKEN, offered, reliable=True)
+    assert isinstance(accepted, ConnectAccepted)
+    assert (accepted.negotiated.codec.name, accepted.negotiated.echo) == (reliable, reliable)
+    # Elsewhere the name is one of the application's own.
+    unknown = read_connect_answer(chosen, TOKEN, offered)
+    assert isinstance(unknown, ConnectAccepted)
+    assert (unknown.negotiated.codec.name, unknown.negotiated.echo) == ("", reliable)
+    silent = read_connect_answer(answer(204), TOKEN, (reliable,), reliable=True)
+    assert isinstance(silent, ConnectAccepted)
+    assert silent.negotiated.codec.name == reliable
+    assert accepted_without_handler(TOKEN, (reliable,), reliable=True).negotiated.echo == reliable
+    assert accepted_without_handler(TOKEN, (reliable,)).negotiated.echo is None
