@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import session
-from gateway.session import AckWindow
+from hubwire.model import ack_window as session
+from hubwire.model.ack_window import AckWindow
 
 RUN = st.builds(
     lambda start, length: list(range(start, start + length)), st.integers(0, 60), st.integers(1, 12)

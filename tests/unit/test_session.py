@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, SendToGroup, SequenceAck
-from gateway.session import AckWindow, decide, released_by
+from gateway.session import decide, released_by
+from hubwire.model.ack_window import AckWindow
 from hubwire.model.limits import ACK_WINDOW, MAX_UINT64
 from hubwire.model.message import DataType
 from hubwire.model.permissions import PermissionSet
