@@ -151,3 +151,16 @@ async def test_a_key_that_could_not_be_written_down_is_written_when_there_is_roo
             finally:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_all_agree_on_the_keys_of_reconnection_tokens_and_no_log_has_them(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats, capture_logs() as lines:
+        config = ProcessConfig(nats_servers=(nats.url,), durability="memory", access_key=GIVEN)
+        async with opened(config) as one, opened(config) as other:
+            keys = one.reconnection_keys
+            assert other.reconnection_keys == keys
+            assert not set(keys.both) & {one.keys.primary, one.keys.secondary, one.keys.salt}
+            await other.regenerate("Primary")
+            async with opened(config) as later:
+                assert later.reconnection_keys == keys
+        assert keys.current not in repr(lines)

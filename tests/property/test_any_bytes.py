@@ -13,7 +13,9 @@ from support.link import KEY, Executor, new_connection
 from support.stack import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, masked
 
 from gateway.http_head import BadHead, Head, parse_head
+from gateway.protocol.json_reliable_v1 import JSON_RELIABLE_V1
 from gateway.protocol.json_v1 import JSON_V1
+from gateway.protocol.protobuf_reliable_v1 import PROTOBUF_RELIABLE_V1
 from gateway.protocol.protobuf_v1 import PROTOBUF_V1
 from gateway.protocol.simple import SIMPLE
 from gateway.upgrade import hand_over
@@ -27,6 +29,9 @@ PAYLOADS = st.one_of(
             b'{"type":"joinGroup","group":"g","ackId":1}',
             b'{"type":"sendToGroup","group":"g","data":[1],"ackId":2}',
             b'{"type":"event","event":"e","data":"x","ackId":3}',
+            b'{"type":"sequenceAck","sequenceId":18446744073709551615}',
+            b'{"type":"sequenceAck","sequenceId":-1}',
+            b"\x42\x02\x08\x05",
             b'{"type":"sendTo',
             b'Group","group":"g","data":{}}',
             b"\x0a\x08\x0a\x01g\x1a\x03\x0a\x01x",
@@ -172,7 +177,7 @@ async def converse(stream: bytes, cuts: list[int], codec: Any, at_once: bool) ->
 @given(
     STREAMS,
     st.lists(st.integers(0, 3000), max_size=6),
-    st.sampled_from([JSON_V1, PROTOBUF_V1, SIMPLE]),
+    st.sampled_from([JSON_V1, PROTOBUF_V1, JSON_RELIABLE_V1, PROTOBUF_RELIABLE_V1, SIMPLE]),
     st.booleans(),
 )
 @example(masked(TEXT, b"x" * 40_000)[:-1], [1, 70], SIMPLE, True)
