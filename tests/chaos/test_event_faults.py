@@ -47,6 +47,12 @@ async def start(fleet: Fleet, cluster: Cluster, app: Application, routers: int =
     return services
 
 
+@pytest_asyncio.fixture
+async def gateways(fleet: Fleet, cluster: Cluster, app: Application) -> list[Service]:
+    """Two, and a router; all know the handler."""
+    return (await start(fleet, cluster, app))[1:]
+
+
 async def connect_all(gateway: Service, count: int, name: str = "client") -> list[Member]:
     return list(await asyncio.gather(*(Member.connect(gateway, f"{name}-{n}") for n in range(count))))
 
@@ -64,9 +70,9 @@ def told_ids(app: Application, name: str) -> set[str]:
 
 
 async def test_every_connection_is_announced_and_its_end_is_told_once(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, here, there = await start(fleet, cluster, app)
+    here, there = gateways
     members = [*await connect_all(here, 20), *await connect_all(there, 20)]
     assert await members[0].join("room")
     assert await members[0].leave("room")
@@ -85,9 +91,9 @@ async def test_every_connection_is_announced_and_its_end_is_told_once(
 
 
 async def test_the_clients_of_a_gateway_that_is_killed_are_told_to_be_gone_once_each(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, victim, here = await start(fleet, cluster, app)
+    victim, here = gateways
     ghosts, staying = await connect_all(victim, 40, "ghost"), await connect_all(here, 5, "stays")
     await until(lambda: told_ids(app, "connected") == ids(ghosts) | ids(staying), 10)
     await cluster.until_nothing_waits()
@@ -106,9 +112,9 @@ async def test_the_clients_of_a_gateway_that_is_killed_are_told_to_be_gone_once_
 
 
 async def test_events_that_a_killed_gateway_had_on_their_way_are_sent_by_another(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, victim, _ = await start(fleet, cluster, app)
+    victim, _ = gateways
     gate = asyncio.Event()
 
     async def after_the_death(_name: str, _connection: str) -> int:
@@ -135,9 +141,9 @@ async def test_events_that_a_killed_gateway_had_on_their_way_are_sent_by_another
 
 
 async def test_an_upstream_that_was_down_gets_everything_when_it_is_back_and_delays_nobody_else(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, here, there = await start(fleet, cluster, app)
+    here, there = gateways
     await app.stop()
     members = [*await connect_all(here, 20), *await connect_all(there, 20)]
     assert await members[0].join("room")
@@ -212,9 +218,9 @@ async def test_events_are_told_though_the_router_dies_while_another_gateway_take
 
 
 async def test_when_the_gateway_that_takes_over_dies_too_a_third_one_goes_on(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, victim, heir = await start(fleet, cluster, app)
+    victim, heir = gateways
     ghosts = await connect_all(victim, 60, "ghost")
     await until(lambda: told_ids(app, "connected") == ids(ghosts), 10)
     await cluster.until_nothing_waits()
@@ -236,9 +242,9 @@ async def test_when_the_gateway_that_takes_over_dies_too_a_third_one_goes_on(
 
 
 async def test_a_restart_of_nats_loses_no_event(
-    fleet: Fleet, cluster: Cluster, app: Application, nats: NatsServer
+    gateways: list[Service], cluster: Cluster, app: Application, nats: NatsServer
 ) -> None:
-    _, here, there = await start(fleet, cluster, app)
+    here, there = gateways
     members = [*await connect_all(here, 10), *await connect_all(there, 10)]
     await asyncio.to_thread(nats.kill)
     await close_all(members)
@@ -272,9 +278,9 @@ async def test_a_nats_server_that_forgets_everything_is_told_again_who_is_there(
 
 
 async def test_a_gateway_that_was_paused_for_longer_than_its_lease_tells_nothing_twice(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, paused, _ = await start(fleet, cluster, app)
+    paused, _ = gateways
     sleepers = await connect_all(paused, 20, "sleeper")
     await until(lambda: told_ids(app, "connected") == ids(sleepers), 10)
     await cluster.until_nothing_waits()
@@ -292,9 +298,9 @@ async def test_a_gateway_that_was_paused_for_longer_than_its_lease_tells_nothing
 
 
 async def test_a_gateway_that_is_stopped_tells_of_its_clients_before_it_goes(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, leaver, _ = await start(fleet, cluster, app)
+    leaver, _ = gateways
     members = await connect_all(leaver, 20)
     assert await asyncio.to_thread(leaver.stop) == 0
     assert told_ids(app, "disconnected") == ids(members)
@@ -304,9 +310,9 @@ async def test_a_gateway_that_is_stopped_tells_of_its_clients_before_it_goes(
 
 
 async def test_what_a_stopped_gateway_could_not_tell_is_told_by_another(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, leaver, _ = await start(fleet, cluster, app)
+    leaver, _ = gateways
     members = await connect_all(leaver, 20)
     await until(lambda: told_ids(app, "connected") == ids(members), 10)
     gate = asyncio.Event()
@@ -326,9 +332,9 @@ async def test_what_a_stopped_gateway_could_not_tell_is_told_by_another(
 
 
 async def test_an_event_that_is_refused_for_good_is_a_dead_letter_that_can_be_sent_again(
-    fleet: Fleet, cluster: Cluster, app: Application
+    gateways: list[Service], cluster: Cluster, app: Application
 ) -> None:
-    _, here, _ = await start(fleet, cluster, app)
+    here, _ = gateways
 
     async def no(_name: str, _connection: str) -> int:
         return 404

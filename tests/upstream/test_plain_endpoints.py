@@ -1,4 +1,4 @@
-"""Application servers without any SDK, in aiohttp and Flask, behind a whole `hubwire up`.
+"""Application servers without any SDK, in aiohttp and Flask, behind a whole `hubwire up` and a cluster.
 
 Both verify the signature of every event themselves (tests/upstream/plain). The client is the vendor's.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -24,8 +24,9 @@ from azure.messaging.webpubsubclient.models import (
     WebPubSubDataType,
     WebPubSubProtocolType,
 )
+from support.balancer import Balancer
 from support.examples import hubwire, serving
-from support.topology import HubwireUp
+from support.topology import HubwireCluster, HubwireUp, Topology
 from support.world import World
 from websockets.exceptions import InvalidStatus
 
@@ -33,17 +34,29 @@ FOLDER = Path(__file__).parent / "plain"
 SECONDS = 20.0
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubwireUp]:
-    with HubwireUp(tmp_path_factory.mktemp("up")) as one:
-        yield one
+class Place(NamedTuple):
+    """A service, and the one address at which clients and servers find it."""
+
+    topology: Topology
+    endpoint: str
+
+
+@pytest.fixture(scope="module", params=["up", "cluster"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "up":
+        with HubwireUp(folder) as up:
+            yield Place(up, up.up.endpoint)
+        return
+    with HubwireCluster(folder, gateways=2) as cluster, Balancer(cluster) as balancer:
+        yield Place(cluster, balancer.endpoint)
 
 
 class Plain:
     """One application server and its hub."""
 
-    def __init__(self, up: HubwireUp, hub: str, base: str) -> None:
-        self.world = World(up, hub)
+    def __init__(self, topology: Topology, hub: str, base: str) -> None:
+        self.world = World(topology, hub)
         self.base = base
 
     def told(self) -> list[str]:
@@ -59,20 +72,20 @@ class Plain:
 
 
 @contextmanager
-def plain(up: HubwireUp, kind: str, hub: str, key: str | None = None) -> Iterator[Plain]:
+def plain(place: Place, kind: str, hub: str, key: str | None = None) -> Iterator[Plain]:
     """Started with the service's primary key unless told another."""
-    mine = f"Endpoint={up.up.endpoint};AccessKey={key or up.key};Version=1.0;"
-    with serving([sys.executable, f"{kind}_app.py"], FOLDER, mine) as line:
+    at = f"Endpoint={place.endpoint};AccessKey={{}};Version=1.0;"
+    with serving([sys.executable, f"{kind}_app.py"], FOLDER, at.format(key or place.topology.key)) as line:
         base = f"http://127.0.0.1:{json.loads(line)['port']}"
         handler = (f"url={base}/events", "events=*", "system=connect,connected,disconnected")
-        real = f"Endpoint={up.up.endpoint};AccessKey={up.key};Version=1.0;"
+        real = at.format(place.topology.key)
         assert "agrees to be called" in hubwire(real, "hubs", "set", hub, "--event-handler", *handler)
-        yield Plain(up, hub, base)
+        yield Plain(place.topology, hub, base)
 
 
 @pytest.fixture(scope="module", params=["aiohttp", "flask"])
-def server(request: pytest.FixtureRequest, up: HubwireUp) -> Iterator[Plain]:
-    with plain(up, request.param, f"plain_{request.param}") as one:
+def server(request: pytest.FixtureRequest, place: Place) -> Iterator[Plain]:
+    with plain(place, request.param, f"plain_{request.param}") as one:
         yield one
 
 
@@ -146,12 +159,12 @@ def test_what_the_service_did_not_sign_is_refused(server: Plain, signature: str 
 
 @pytest.mark.parametrize("kind", ["aiohttp", "flask"])
 async def test_a_server_with_the_secondary_key_works_and_one_with_another_lets_nobody_in(
-    up: HubwireUp, kind: str
+    place: Place, kind: str
 ) -> None:
-    with plain(up, kind, f"second_{kind}", up.secondary_key) as one:
+    with plain(place, kind, f"second_{kind}", place.topology.secondary_key) as one:
         async with one.world:
             assert (await one.world.json("ada")).user_id == "ADA"
-    with plain(up, kind, f"foreign_{kind}", "somebody-elses-key") as one:
+    with plain(place, kind, f"foreign_{kind}", "somebody-elses-key") as one:
         with pytest.raises(InvalidStatus) as refused:
             await one.world.json("ada")
         assert (refused.value.response.status_code, refused.value.response.body) == (401, b"not signed")
