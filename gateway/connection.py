@@ -20,7 +20,15 @@ from gateway.bounds import Bounds
 from gateway.flusher import Flusher
 from gateway.frames import BINARY, TEXT, frame
 from gateway.protocol.codec import Codec
-from gateway.protocol.requests import ClientEvent, JoinGroup, LeaveGroup, Ping, Request, SendToGroup
+from gateway.protocol.requests import (
+    ClientEvent,
+    JoinGroup,
+    LeaveGroup,
+    Ping,
+    Request,
+    SendToGroup,
+    SequenceAck,
+)
 from gateway.session import AckWindow, decide
 from gateway.throttle import Throttle
 from gateway.transport import WebSocketPeer
@@ -192,6 +200,9 @@ class Connection(WebSocketPeer):
         if type(request) is Ping:
             self._send_payload(self.codec.pong())  # answered at once, never sequenced (1.10)
             return
+        if type(request) is SequenceAck:
+            self.sequence_acked(request.sequence_id)  # nothing waits for it, and it waits for nothing
+            return
         size = len(payload) + REQUEST_BYTES
         if self.waiting is not None or not self._begin(request, size):
             if self.waiting is None:
@@ -203,6 +214,9 @@ class Connection(WebSocketPeer):
             ):
                 self.reading_paused = True
                 self.pause_reading()
+
+    def sequence_acked(self, sequence_id: int) -> None:
+        """Only clients of reliable subprotocols have something to acknowledge (4.8)."""
 
     def _decode(self, payload: bytes, binary: bool) -> Request:
         codec = self.codec

@@ -28,6 +28,15 @@ class Member(Protocol):
 M = TypeVar("M", bound=Member)
 
 
+def keys_of(member: Member) -> Iterator[str]:
+    """Every key that a member belongs to."""
+    yield hub_key(member.hub)
+    if member.user_id is not None:
+        yield user_key(member.hub, member.user_id)
+    for group in list(member.groups):
+        yield group_key(member.hub, group)
+
+
 class LocalHubs(Generic[M]):
     """The connections of this gateway, of all hubs.
 
@@ -76,15 +85,7 @@ class LocalHubs(Generic[M]):
 
     def keys_of(self, member: M) -> list[str]:
         """Every key that the connection belongs to."""
-        return list(self._keys_of(member))
-
-    @staticmethod
-    def _keys_of(member: M) -> Iterator[str]:
-        yield hub_key(member.hub)
-        if member.user_id is not None:
-            yield user_key(member.hub, member.user_id)
-        for group in list(member.groups):
-            yield group_key(member.hub, group)
+        return list(keys_of(member))
 
     def add(self, member: M) -> list[str]:
         """Register a connection under its hub, its user and the groups that it begins with."""
@@ -101,7 +102,7 @@ class LocalHubs(Generic[M]):
         if self._by_id.get(member.id) is not member:
             return iter(())
         del self._by_id[member.id]
-        return (key if self._exit(key, member) else None for key in self._keys_of(member))
+        return (key if self._exit(key, member) else None for key in keys_of(member))
 
     def join(self, member: M, group: str) -> list[str]:
         """Put a registered connection into a group. Nothing happens when it is in it, or is gone."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.connection import Connection
-from gateway.notifications import Notifications
+from gateway.notifications import Notifications, Told
 from gateway.upstream.listeners import Listeners
 from gateway.upstream.service import UpstreamService
 from hubwire.model.event_handlers import CONNECTED, DISCONNECTED
@@ -21,13 +20,13 @@ class HeardByListeners:
         self._upstream = upstream
         self._handlers = handlers
 
-    def announced(self, connection: Connection) -> None:
+    def announced(self, connection: Told) -> None:
         self._handlers.announced(connection)
         if self._listeners.wants(connection.hub, CONNECTED):
             # The id of `connected` is 1 whether or not the source was asked for it.
             self._listeners.notification(self._upstream.notification(connection.source, CONNECTED, 1))
 
-    def over(self, connection: Connection, reason: str | None) -> None:
+    def over(self, connection: Told, reason: str | None) -> None:
         handled = self._upstream.wants(connection.hub, DISCONNECTED)
         self._handlers.over(connection, reason)
         if self._listeners.wants(connection.hub, DISCONNECTED):
@@ -35,8 +34,14 @@ class HeardByListeners:
             number = source.events if handled else source.next_id()
             self._listeners.notification(self._upstream.notification(source, DISCONNECTED, number, reason))
 
-    def joined(self, connection: Connection, group: str) -> None:
+    def joined(self, connection: Told, group: str) -> None:
         self._handlers.joined(connection, group)
 
-    def left(self, connection: Connection, group: str) -> None:
+    def left(self, connection: Told, group: str) -> None:
         self._handlers.left(connection, group)
+
+    def resumed(self, connection: Told) -> None:
+        self._handlers.resumed(connection)
+
+    def moved(self, connection: Told) -> None:
+        self._handlers.moved(connection)

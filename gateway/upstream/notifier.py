@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import structlog
 
-from gateway.connection import Connection
+from gateway.notifications import Told
 from gateway.upstream.budget import Budget
 from gateway.upstream.clock import Clock, SystemClock
 from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
@@ -117,7 +117,7 @@ class Notifier:
 
     # -- what happens to connections (gateway.notifications.Notifications) ---------------------------
 
-    def announced(self, connection: Connection) -> None:
+    def announced(self, connection: Told) -> None:
         connected = self._upstream.wants(connection.hub, CONNECTED)
         if not connected and not self._upstream.wants(connection.hub, DISCONNECTED):
             return
@@ -131,7 +131,7 @@ class Notifier:
             self._queue(record, source, CONNECTED, number)
         self._outbox.change(record)
 
-    def over(self, connection: Connection, reason: str | None) -> None:
+    def over(self, connection: Told, reason: str | None) -> None:
         record = self._lives.pop(connection.id, None)
         wanted = self._upstream.wants(connection.hub, DISCONNECTED)
         if record is None:
@@ -145,13 +145,30 @@ class Notifier:
             self._queue(record, source, DISCONNECTED, source.next_id(), reason)
         self._outbox.change(record)
 
-    def joined(self, connection: Connection, group: str) -> None:
+    def joined(self, connection: Told, group: str) -> None:
         self._presence(connection, HandlerEvent("gp", "joined", group))
 
-    def left(self, connection: Connection, group: str) -> None:
+    def left(self, connection: Told, group: str) -> None:
         self._presence(connection, HandlerEvent("gp", "left", group))
 
-    def _presence(self, connection: Connection, event: HandlerEvent) -> None:
+    def resumed(self, connection: Told) -> None:
+        if not self._upstream.wants(connection.hub, DISCONNECTED):
+            return
+        record = Record(self.name, connection.id, life_subject(self.name, connection.id))
+        record.source = connection.source
+        self._owe(record, connection.source)
+        self._lives[connection.id] = record
+        self._outbox.need()
+        self._outbox.change(record)
+
+    def moved(self, connection: Told) -> None:
+        record = self._lives.pop(connection.id, None)
+        if record is not None:
+            record.owed = None
+            record.source = None
+            self._outbox.change(record)
+
+    def _presence(self, connection: Told, event: HandlerEvent) -> None:
         # Not counted when nobody wants it: these are off by default, and most connections join groups.
         if self._upstream.wants(connection.hub, event):
             source = connection.source

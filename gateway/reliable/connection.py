@@ -1,0 +1,87 @@
+"""A socket of a reliable session (client-protocols.md section 4): sessions outlive it.
+
+It decodes, orders and executes requests as every connection does. What differs: its frames are numbered, its
+end ends the session only when the client, a REST caller or a broken rule says so, and what it has not
+answered when it is lost is remembered by the session.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.bounds import Bounds
+from gateway.connection import SEND_EVENT, Connection, Executed, Executor
+from gateway.flusher import Flusher
+from gateway.reliable.session import Session
+from gateway.upstream.source import EventSource
+from hubwire.model.message import Message
+
+_LOST = frozenset(("Normal", "ServiceReload", "PingTimeout", "ServiceTransientError", "Moved"))
+"""Ends of a socket after which the client may come back (4.4); "Normal" with a close frame of the client's is
+decided by its code."""
+
+
+class ReliableExecutor(Executor, Protocol):
+    """What a reliable connection asks of the holder of its session, beside what every connection does."""
+
+    def attached(self, connection: ReliableConnection) -> None:
+        """The 101 is written: say `connected`, then everything that is not acknowledged."""
+
+    def acked(self, connection: ReliableConnection, sequence_id: int) -> None: ...
+    def direct(self, connection: ReliableConnection, message: Message, done: Executed) -> None: ...
+
+
+class ReliableConnection(Connection):
+    __slots__ = ("_holder", "final", "session")
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        executor: ReliableExecutor,
+        flusher: Flusher,
+        bounds: Bounds,
+        host: str = "",
+    ) -> None:
+        super().__init__(
+            session.id,
+            session.hub,
+            session.user_id,
+            session.codec,
+            session.permissions,
+            session.groups,
+            SEND_EVENT,
+            executor=executor,
+            flusher=flusher,
+            bounds=bounds,
+            host=host,
+        )
+        self._holder = executor
+        self.session = session
+        self.window = session.window
+        self.final = False
+
+    @property
+    def source(self) -> EventSource:
+        return self.session.source
+
+    def opened(self) -> None:
+        self._holder.attached(self)
+
+    def sequence_acked(self, sequence_id: int) -> None:
+        self._holder.acked(self, sequence_id)
+
+    def deliver(self, message: Message, done: Executed) -> None:
+        """Through the inbox, since it is numbered; done once it is on its way in its place."""
+        self._holder.direct(self, message, done)
+
+    def ended(self, category: str, reason: str | None) -> None:
+        if category not in _LOST:
+            self.final = True
+        super().ended(category, reason)
+
+    def answer_close(self, payload: bytes) -> None:
+        """A close frame with 1000 or without a code ends the session (1.12)."""
+        if not self.closing and int.from_bytes(payload[:2] or b"\x03\xe8", "big") == 1000:
+            self.final = True
+        super().answer_close(payload)

@@ -1,0 +1,105 @@
+"""The inboxes of other gateways, read for those who take sessions over: each once, however many sessions.
+
+A log is read from its beginning when the first session of it is wanted, on to each mark after that, and let
+go when nobody has asked for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.reliable.fold import InboxFold
+from gateway.reliable.log import LogReader
+from hubwire.bus.client import BusClient
+from hubwire.bus.inbox_reader import InboxReader, LogTrimmed
+from hubwire.model.errors import Unavailable
+
+log = structlog.get_logger(__name__)
+
+KEEP_SECONDS = 60.0
+TURN_MESSAGES = 200
+"""Folded at a time; then all others have their turn."""
+
+
+class OtherLog:
+    """One gateway's inbox, folded as far as it was read."""
+
+    def __init__(self, bus: BusClient, gateway: str) -> None:
+        self._bus = bus
+        self._gateway = gateway
+        self._reader = InboxReader(bus, gateway)
+        self._fold: LogReader | None = None
+        self._lock = asyncio.Lock()
+        self.used = asyncio.get_running_loop().time()
+
+    async def read(self, to_seq: int | None = None) -> InboxFold:
+        """Read on to a number, or to what is the end now. Raises StreamMissing when there is no such log, and
+        Unavailable when it cannot be read now."""
+        self.used = asyncio.get_running_loop().time()
+        async with self._lock:
+            for _ in range(3):
+                fold = self._fold.fold if self._fold is not None else None
+                if to_seq is not None and fold is not None and fold.position >= to_seq:
+                    return fold
+                try:
+                    await self._read_on(to_seq)
+                except LogTrimmed:
+                    await self._again()
+                    continue
+                self.used = asyncio.get_running_loop().time()
+                if self._fold is None:
+                    return InboxFold()  # nothing was ever written
+                if self._fold.fold is not None:
+                    return self._fold.fold
+                await self._again()
+            raise Unavailable(f"The inbox of {self._gateway} is being trimmed.")
+
+    async def _read_on(self, to_seq: int | None) -> None:
+        count = 0
+        async for page in self._reader.read(to_seq):
+            for seq, time, data in page:
+                if self._fold is None:
+                    self._fold = LogReader(seq)
+                self._fold.feed(seq, time, data)
+                count += 1
+                if count % TURN_MESSAGES == 0:
+                    await asyncio.sleep(0)
+
+    async def _again(self) -> None:
+        await self._reader.close()
+        self._reader, self._fold = InboxReader(self._bus, self._gateway), None
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+
+class OtherLogs:
+    """What was read of other gateways' inboxes. `tick` it now and then."""
+
+    def __init__(self, bus: BusClient) -> None:
+        self._bus = bus
+        self._logs: dict[str, OtherLog] = {}
+
+    def of(self, gateway: str) -> OtherLog:
+        found = self._logs.get(gateway)
+        if found is None:
+            found = self._logs[gateway] = OtherLog(self._bus, gateway)
+        return found
+
+    def drop(self, gateway: str) -> OtherLog | None:
+        return self._logs.pop(gateway, None)
+
+    async def tick(self) -> None:
+        """Let go of what nobody has asked for lately."""
+        before = asyncio.get_running_loop().time() - KEEP_SECONDS
+        for gateway, one in [*self._logs.items()]:
+            if one.used < before:
+                del self._logs[gateway]
+                await one.close()
+
+    async def close(self) -> None:
+        logs, self._logs = self._logs, {}
+        for one in logs.values():
+            await one.close()

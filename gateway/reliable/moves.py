@@ -1,0 +1,217 @@
+"""Recovery: a session comes to this gateway, whoever held it before (DESIGN.md section 5, "Recovery is one
+path").
+
+    read the record -> held here: raise the generation
+                    -> held elsewhere, or by a gateway that is lost: read its log; register the keys; put a
+                    mark into its
+                       log and read on to that; write the state into the own log; compare-and-set the record
+
+Of several attempts, also by different gateways, the compare-and-set of the record lets one win. A loser
+leaves nothing behind, and its client tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.hub import keys_of
+from gateway.reliable.fold import InboxFold
+from gateway.reliable.holder import Holder
+from gateway.reliable.logs import OtherLog, OtherLogs
+from gateway.reliable.session import Session
+from gateway.reliable.state import SessionState
+from hubwire.bus.inbox_entries import adopted_entries, mark_entry
+from hubwire.bus.inbox_writer import MISSING
+from hubwire.bus.jetstream import StreamMissing
+from hubwire.bus.keys import partition_of
+from hubwire.bus.owners import OwnersView
+from hubwire.bus.session_records import SessionRecord
+from hubwire.model.errors import NotFound, Unavailable
+
+log = structlog.get_logger(__name__)
+
+MOVE_SECONDS = 15.0
+MAX_MOVES = 2000
+"""How many sessions may be on their way here; more are told to try again."""
+MARK_SECONDS = 5.0
+TRIES = 5
+
+
+class Moves:
+    """Brings sessions to `holder`."""
+
+    def __init__(self, holder: Holder, logs: OtherLogs, owners: OwnersView) -> None:
+        self._holder = holder
+        self._logs = logs
+        self._owners = owners
+        self._under_way: dict[str, asyncio.Task[Session]] = {}
+        self.moved = 0
+        self.lost = 0
+
+    async def bring(self, hub: str, session_id: str) -> Session:
+        """The session, held here now. Several that ask for it at the same time get it together.
+
+        Raises NotFound when there is no such session any more (a verdict: 1008), Unavailable when it is not
+        known: try again. It goes on when the caller is cancelled, since then others may depend on it.
+        """
+        task = self._under_way.get(session_id)
+        if task is None:
+            if len(self._under_way) >= MAX_MOVES:
+                raise Unavailable("Too many sessions are being recovered.")
+            task = asyncio.create_task(self._bring(hub, session_id))
+            self._under_way[session_id] = task
+            task.add_done_callback(lambda _task: self._under_way.pop(session_id, None))
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in [*self._under_way.values()]:
+            task.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    async def _bring(self, hub: str, session_id: str) -> Session:
+        try:
+            async with asyncio.timeout(MOVE_SECONDS):
+                for _ in range(TRIES):
+                    session = await self._attempt(hub, session_id)
+                    if session is not None:
+                        return session
+                raise Unavailable("The session is wanted by others at the same time.")
+        except TimeoutError as error:
+            raise Unavailable("The cluster does not answer.") from error
+
+    async def _attempt(self, hub: str, session_id: str) -> Session | None:
+        """None when somebody else was faster: look again."""
+        holder = self._holder
+        record = await holder.records.read(session_id)
+        if record.ended:
+            raise NotFound("The session has ended.")
+        if record.holder == holder.name:
+            return await self._again_here(hub, session_id, record)
+        return await self._from_elsewhere(hub, session_id, record)
+
+    async def _again_here(self, hub: str, session_id: str, record: SessionRecord) -> Session | None:
+        """The holder raises the generation: marks of before, and the attempts behind them, count no more."""
+        holder = self._holder
+        session = holder.get(hub, session_id)
+        if session is None:
+            raise NotFound("The session is not here any more.")
+        generation = record.generation + 1
+        revision = await holder.records.change(session_id, generation, holder.name, record.revision)
+        if revision is None:
+            return None
+        if session.over:
+            raise NotFound("The session has ended.")
+        session.generation, session.revision = generation, revision
+        session.moving = False
+        session.judged = False
+        return session
+
+    async def _from_elsewhere(self, hub: str, session_id: str, record: SessionRecord) -> Session | None:
+        holder = self._holder
+        other = self._logs.of(record.holder)
+        try:
+            state = (await other.read()).get(session_id)
+            if state is None:
+                again = await holder.records.read(session_id)
+                if again == record:
+                    raise NotFound("The session has ended.")
+                return None
+            if state.hub != hub:
+                raise NotFound("The session is one of another hub.")
+            fold = await holder.log.ready()
+            with fold.pin() as pin:
+                return await self._adopt(session_id, record, other, state, fold, pin.since)
+        except StreamMissing as error:
+            self._logs.drop(record.holder)
+            raise NotFound("The log of the session is not there any more.") from error
+
+    async def _adopt(
+        self,
+        session_id: str,
+        record: SessionRecord,
+        other: OtherLog,
+        state: SessionState,
+        fold: InboxFold,
+        since: int,
+    ) -> Session | None:
+        holder = self._holder
+        generation = record.generation + 1
+        keys: list[str] = []
+        try:
+            while True:
+                new = [key for key in keys_of(state) if key not in keys]
+                holder.needs.need_all(new)
+                keys += new
+                holder.coming[session_id] = keys
+                if new:
+                    await holder.confirmed(new)
+                floors = self._floors(keys)
+                entry = mark_entry(session_id, record.generation, holder.name)
+                marked = await holder.log.writer.write(record.holder, entry, MARK_SECONDS)
+                if marked == MISSING:
+                    raise NotFound("The log of the session is not there any more.")
+                its = await other.read(marked)
+                found = its.get(session_id)
+                if found is None:
+                    raise NotFound("The session has ended.")
+                state = found
+                if all(key in keys for key in keys_of(state)):
+                    break
+            for key in [key for key in keys if key not in set(keys_of(state))]:
+                keys.remove(key)
+                holder.needs.release(key)
+            # No one else changes what is read here: it goes on only when somebody reads further.
+            blob = its.adoption(state, generation, floors)
+            await holder.log.written(adopted_entries(session_id, generation, since, blob))
+            here = fold.get(session_id)
+            if here is None or here.generation != generation or holder.log.fold is not fold:
+                raise Unavailable("The session could not be written down here.")
+            session = Session(here, generation=generation, revision=0, recovered=True)
+            holder.notifications.resumed(session)
+            revision = await self._claim(session_id, record, generation)
+        except BaseException:
+            self.lost += 1
+            holder.take_out(session_id, generation)
+            raise
+        if revision is None:
+            self.lost += 1
+            holder.notifications.moved(session)
+            holder.take_out(session_id, generation)
+            return None
+        session.revision = revision
+        holder.adopt(session)
+        holder.recovered += 1
+        self.moved += 1
+        log.debug("session_moved", connection_id=session_id, before=record.holder)
+        return session
+
+    async def _claim(self, session_id: str, record: SessionRecord, generation: int) -> int | None:
+        """The record's new revision, or None when somebody else was first. What is not answered is settled
+        by another change from the same revision."""
+        holder = self._holder
+        for attempt in range(TRIES):
+            try:
+                revision = await holder.records.change(session_id, generation, holder.name, record.revision)
+                if revision is not None:
+                    return revision
+                now = await holder.records.read(session_id)
+                ours = (now.holder, now.generation) == (holder.name, generation)
+                return now.revision if ours and attempt else None
+            except Unavailable:
+                if attempt == TRIES - 1:
+                    raise
+                await asyncio.sleep(0.2)
+        return None
+
+    def _floors(self, keys: list[str]) -> dict[int, int]:
+        """The epochs under which the keys were confirmed: what owners of before stamped for the old inbox
+        stands there."""
+        floors = {}
+        for partition in map(partition_of, keys):
+            owner = self._owners.owner(partition)
+            if owner is not None:
+                floors[partition] = owner.epoch
+        return floors

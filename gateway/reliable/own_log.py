@@ -1,0 +1,143 @@
+"""This gateway's own inbox: writing to it, following it, and who waits until something is folded.
+
+The inbox is made with the first reliable session. When it is lost (a memory-mode server restarted, somebody
+deleted it), everything that was in it is, too: `on_lost` is told, and the next session begins another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count
+
+import structlog
+
+from gateway.reliable.fold import InboxFold
+from gateway.reliable.heard import Heard
+from hubwire.bus.client import BusClient
+from hubwire.bus.inbox import Inbox
+from hubwire.bus.inbox_tail import InboxTail
+from hubwire.bus.inbox_writer import MISSING, InboxWriter
+from hubwire.bus.settle import settle
+from hubwire.model.errors import HubwireError, Unavailable
+
+log = structlog.get_logger(__name__)
+
+Folded = Callable[[HubwireError | None], None]
+"""Called once: with None when what was written is folded, or with the error when it was given up."""
+
+WRITE_SECONDS = 10.0
+OPEN_SECONDS = 10.0
+LOST = Unavailable("The inbox was lost.")
+
+
+class OwnLog:
+    """One gateway's own inbox. `fold` is None until the first `ready`."""
+
+    def __init__(
+        self, bus: BusClient, name: str, heard: Heard, inbox: Inbox, on_lost: Callable[[], None]
+    ) -> None:
+        self.name = name
+        self.inbox = inbox
+        self.writer = InboxWriter(bus, name)
+        self.fold: InboxFold | None = None
+        self.bytes = 0
+        """What was folded since the last trimming began."""
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._heard = heard
+        self._on_lost = on_lost
+        self._tail: InboxTail | None = None
+        self._opening = asyncio.Lock()
+        self._waiting: list[tuple[int, int, Folded]] = []
+        self._order = count()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ready(self) -> InboxFold:
+        """The fold, with the inbox made and followed. Raises Unavailable."""
+        fold = self.fold
+        if fold is not None:
+            return fold
+        try:
+            async with asyncio.timeout(OPEN_SECONDS), self._opening:
+                if self.fold is None:
+                    info = await self.inbox.open()
+                    self.fold = InboxFold(self._heard)
+                    self._tail = InboxTail(self._bus, self.name, self._arrived, self._lost)
+                    self._tail.start(info.created, info.first)
+                return self.fold
+        except TimeoutError as error:
+            raise Unavailable("The gateway's inbox cannot be opened.") from error
+
+    def write(self, entry: bytes, folded: Folded, *, seconds: float | None = WRITE_SECONDS) -> None:
+        """Write an entry and call back when it is folded. With `seconds` it is given up after that time,
+        though it may still be found in the log; without, it is tried for ever. Raises Unavailable, and
+        LimitExceeded for what no message can hold."""
+        wanted = None
+        if seconds is not None:
+            end = self._loop.time() + seconds
+            wanted = lambda: self._loop.time() < end  # noqa: E731
+        self.writer.submit(self.name, entry, partial(self._stored, folded), wanted)
+
+    def write_all(self, entries: Iterable[bytes], folded: Folded) -> None:
+        """Several behind one another; called back for the last one."""
+        entries = list(entries)
+        for entry in entries[:-1]:
+            self.writer.submit(self.name, entry, None)
+        self.writer.submit(self.name, entries[-1], partial(self._stored, folded))
+
+    async def written(self, entries: Iterable[bytes], seconds: float = WRITE_SECONDS) -> None:
+        """`write_all` to await. Raises Unavailable; then it may be found in the log all the same."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self.write_all(entries, partial(settle, future, None))
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError as error:
+            raise Unavailable("The gateway's inbox does not take entries.") from error
+
+    def _stored(self, folded: Folded, seq: int, error: HubwireError | None) -> None:
+        if error is not None:
+            folded(error)
+        elif seq == MISSING or self.fold is None:
+            folded(LOST)
+        elif seq <= self.fold.position:
+            folded(None)
+        else:
+            heapq.heappush(self._waiting, (seq, next(self._order), folded))
+
+    def _arrived(self, seq: int, time: float, data: bytes) -> None:
+        fold = self.fold
+        if fold is None:
+            return
+        fold.apply(seq, time, data)
+        self.bytes += len(data)
+        while self._waiting and self._waiting[0][0] <= seq:
+            self._call(heapq.heappop(self._waiting)[2], None)
+
+    @staticmethod
+    def _call(folded: Folded, error: HubwireError | None) -> None:
+        try:
+            folded(error)
+        except Exception:  # it must not end the tail, which all sessions live on
+            log.exception("log_callback_failed")
+
+    def _lost(self, why: str) -> None:
+        log.error("inbox_lost", gateway=self.name, reason=why)
+        tail, self._tail, self.fold = self._tail, None, None
+        if tail is not None:
+            task = self._loop.create_task(tail.stop())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        waiting, self._waiting = self._waiting, []
+        self._on_lost()
+        for _, _, folded in waiting:
+            self._call(folded, LOST)
+
+    async def close(self) -> None:
+        """Write no more and follow no more. What is in the inbox stays for others."""
+        self.writer.close()
+        if self._tail is not None:
+            await self._tail.stop()

@@ -1,0 +1,118 @@
+"""A reliable session as its holder has it: the folded state, the socket that it has or lacks, what is
+owed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.protocol.codec import ReliableCodec
+from gateway.protocol.negotiate import RELIABLE
+from gateway.reliable.state import SessionState
+from gateway.session import AckWindow
+from gateway.upstream.source import EventSource, SourceSnapshot
+from hubwire.model.permissions import PermissionSet
+
+if TYPE_CHECKING:
+    from gateway.reliable.connection import ReliableConnection
+
+EVENTS_AHEAD = 1000
+"""What is added to the count of events when another gateway goes on with it: more than can have happened
+since it was logged, so that no number is used twice."""
+
+_source = msgspec.msgpack.Decoder(SourceSnapshot)
+
+
+class Session:
+    """What the holder knows beside the log. `state` belongs to the fold and is only read here, but for acks.
+
+    `generation` and `revision` are those of the session's record. `over`: its end is decided, or it is
+    another gateway's. `moving`: another gateway wants it, and who it is has not been decided. `judged`:
+    whether what is not acknowledged may end it; not before a recovered client's first ack.
+    """
+
+    __slots__ = (
+        "_source",
+        "announced",
+        "changes",
+        "codec",
+        "connection",
+        "deadline",
+        "dirty",
+        "generation",
+        "judged",
+        "logged_source",
+        "moving",
+        "over",
+        "revision",
+        "state",
+        "window",
+    )
+
+    def __init__(self, state: SessionState, *, generation: int, revision: int, recovered: bool) -> None:
+        self.state = state
+        self.codec: ReliableCodec = RELIABLE[state.subprotocol]
+        self.generation = generation
+        self.revision = revision
+        self.connection: ReliableConnection | None = None
+        self.deadline = 0.0
+        self.judged = not recovered
+        self.announced = recovered
+        self.over = False
+        self.moving = False
+        self.dirty = False
+        self.changes: dict[str, list[Callable[[], None]]] | None = None
+        self.window = AckWindow.restored(state.window) if state.window else AckWindow()
+        self._source: EventSource | None = None
+        self.logged_source: tuple[object, object] = (None, None)
+        if recovered and state.source:
+            source = self.source
+            source.events = max(1, source.events) + (EVENTS_AHEAD if source.events > 1 else 0)
+
+    @property
+    def id(self) -> str:
+        return self.state.id
+
+    @property
+    def hub(self) -> str:
+        return self.state.hub
+
+    @property
+    def user_id(self) -> str | None:
+        return self.state.user_id
+
+    @property
+    def groups(self) -> set[str]:
+        return self.state.groups
+
+    @property
+    def permissions(self) -> PermissionSet:
+        return self.state.permissions
+
+    @property
+    def source(self) -> EventSource:
+        """What event handlers know of it; made when it is first asked for."""
+        source = self._source
+        if source is None:
+            if self.state.source:
+                source = EventSource.restored(_source.decode(self.state.source))
+            else:
+                source = EventSource(self.hub, self.id, self.user_id)
+                source.subprotocol = self.state.subprotocol
+            if self.announced:
+                source.events = max(1, source.events)
+            self._source = source
+            self.logged_source = (source.state, source.cookies)
+        return source
+
+    @property
+    def source_changed(self) -> bool:
+        """Whether an event handler has said something that must outlive this gateway."""
+        source = self._source
+        return source is not None and self.logged_source != (source.state, source.cookies)
+
+    def packed_source(self) -> bytes:
+        self.logged_source = (self.source.state, self.source.cookies)
+        return msgspec.msgpack.encode(self.source.snapshot())
