@@ -6,80 +6,22 @@ anything that can be under way at the same time is interleaved at random. `check
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from random import Random
 
-from support.reliable_model import Inbox, body
-from support.reliable_owner import GROUPS, HUB, Owner, Publish, Registration, Write
+from support.reliable_gateway import Client, Gateway
+from support.reliable_model import GROUPS, HUB, body
+from support.reliable_owner import Owner, Owners, Publish, Registration
 
 from gateway.reliable.cycle import Cycle
 from gateway.reliable.log import LogReader
-from gateway.reliable.messages import Logged
 from gateway.reliable.state import SessionState, pack_state
 from hubwire.bus import inbox_entries as entries
 from hubwire.bus.envelopes import Body
 from hubwire.bus.keys import group_key, hub_key, partition_of
 
 
-class Gateway:
-    def __init__(self, name: str, world: Schedule) -> None:
-        self.name = name
-        self.world = world
-        self.inbox = Inbox(name, self)
-        self.alive = True
-        self.attached: dict[str, int] = {}  # session -> the generation of the record that it is attached in
-        self.wanted: dict[str, int] = {}  # how many need a key
-        self.adopting: set[str] = set()
-        self.cycle: tuple[Cycle, Iterator[bytes | None]] | None = None
-        self.cycles = 0
-        self.doubts: set[str] = set()  # sessions that somebody else wants
-        self.let_go: set[tuple[str, int]] = set()  # sessions of a generation whose keys were given back
-
-    # what the fold tells
-    def delivered(self, message: Logged, content: Body, sessions: list[SessionState]) -> None:
-        for session in sessions:
-            if session.id in self.attached:
-                self.world.received(session.id, session.last_id, content)
-
-    def marked(self, session_id: str, generation: int, by: str) -> None:
-        if self.attached.get(session_id) == generation:
-            del self.attached[session_id]
-        self.doubts.add(session_id)
-
-    def ended(self, session: SessionState) -> None:
-        self.attached.pop(session.id, None)
-
-    def want(self, key: str) -> None:
-        self.wanted[key] = self.wanted.get(key, 0) + 1
-
-    def unwant(self, key: str) -> None:
-        self.wanted[key] -= 1
-        if not self.wanted[key]:
-            del self.wanted[key]
-            owner = self.world.owners[partition_of(key)]
-            owner.members.get(key, set()).discard(self.name)
-
-    def write(self, *packed: bytes) -> None:
-        data = self.inbox.batch(self.name, list(packed))
-        self.inbox.store(data, self.world.now)
-        if self.world.random.random() < 0.1:
-            self.world.late.append((self.name, data))
-
-
-@dataclass(eq=False)
-class Client:
-    id: str
-    home: str
-    got: dict[int, str] = field(default_factory=dict)
-    acked: int = 0
-    members: dict[str, int] = field(default_factory=dict)  # group -> since when its join was acknowledged
-    joining: set[str] = field(default_factory=set)
-    busy: bool = False  # a recovery is under way
-
-
-class Schedule:
+class Schedule(Owners):
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         gateways = self.random.choice([2, 3, 3, 4])
@@ -115,144 +57,6 @@ class Schedule:
             )
             self.register(home, hub_key(HUB))
             home.attached[client.id] = 0
-
-    # -- owners ------------------------------------------------------------------------------------
-
-    def new_owner(self, partition: int, synced: bool = False) -> Owner:
-        self.epoch += 1
-        lost = {name for name, gateway in self.gateways.items() if not gateway.alive}
-        return Owner(partition, self.epoch, set() if synced else set(self.gateways) - lost, lost)
-
-    def owner_ends(self) -> None:
-        partition = self.random.choice(sorted(self.partitions))
-        owner = self.owners[partition]
-        for name, lane in owner.lanes.items():
-            if lane and self.random.random() < 0.5:
-                # Its last write, with as much in it as there was, may be stored now or much later.
-                batch = [entry for entry, _ in list(lane)[: self.random.randint(1, 3)]]
-                self.late.append((name, self.gateways[name].inbox.batch(f"router-{owner.epoch}", batch)))
-        self.owners[partition] = self.new_owner(partition)
-        for registration in self.registrations:
-            if partition_of(registration.key) == partition and not registration.confirmed:
-                registration.sent = 0
-
-    def sync(self) -> None:
-        owner = self.owners[self.random.choice(sorted(self.partitions))]
-        for name in sorted(owner.unsynced):
-            gateway = self.gateways[name]
-            if self.random.random() < 0.7:
-                owner.unsynced.discard(name)
-                if not gateway.alive:
-                    owner.lost.add(name)
-                for key in gateway.wanted:
-                    if partition_of(key) == owner.partition:
-                        owner.members.setdefault(key, set()).add(name)
-
-    def take(self, publish: Publish) -> None:
-        """The owner gets a publish, perhaps once more."""
-        owner = self.owners[partition_of(group_key(HUB, publish.group))]
-        if publish.number <= owner.forwarded.get(publish.sender, 0):
-            if not any(write.publish is publish for write in owner.writes):
-                self.acked(publish)  # its answer was lost
-            return
-        owner.forwarded[publish.sender] = publish.number
-        write = Write(set(), publish)
-        if publish.publisher is not None and publish.ack_id is not None:
-            one = (publish.publisher, publish.ack_id)
-            if one in owner.ids:
-                write.left = {"duplicate"}
-                owner.barriers.append(([*owner.writes], write))  # type: ignore[arg-type]
-                owner.writes.append(write)
-                return
-            owner.ids.add(one)
-        owner.stamp += 1
-        key = group_key(HUB, publish.group)
-        entry = entries.message_entry(
-            owner.partition,
-            owner.epoch,
-            owner.stamp,
-            publish.sender,
-            publish.number,
-            key,
-            body(f"{publish.group} {publish.uid} {owner.epoch} {owner.stamp}"),
-            publish.publisher,
-            publish.ack_id,
-        )
-        write.left = owner.targets(key)
-        for name in write.left:
-            owner.lanes.setdefault(name, deque()).append((entry, write))
-        owner.writes.append(write)
-
-    def store(self) -> None:
-        """The next batch of a lane is stored, once or twice."""
-        lanes = [
-            (owner, name, lane)
-            for _, owner in sorted(self.owners.items())
-            for name, lane in sorted(owner.lanes.items())
-            if lane
-        ]
-        if not lanes:
-            return
-        owner, name, lane = self.random.choice(lanes)
-        taken = [lane.popleft() for _ in range(min(len(lane), self.random.randint(1, 3)))]
-        inbox = self.gateways[name].inbox
-        data = inbox.batch(f"router-{owner.epoch}", [entry for entry, _ in taken])
-        inbox.store(data, self.now)
-        if self.random.random() < 0.2:
-            self.late.append((name, data))
-        for _, write in taken:
-            write.left.discard(name)
-
-    def answer(self) -> None:
-        """Owners answer what is stored."""
-        for owner in self.owners.values():
-            for before, what in [*owner.barriers]:
-                if not any(write.left for write in before):
-                    owner.barriers.remove((before, what))
-                    if isinstance(what, Registration):
-                        what.confirmed = True
-                    else:
-                        what.left.clear()
-            for write in [*owner.writes]:
-                if not write.left:
-                    owner.writes.remove(write)
-                    publish = write.publish
-                    assert publish is not None
-                    if self.random.random() < 0.9:
-                        self.acked(publish)
-
-    def acked(self, publish: Publish) -> None:
-        waiting = self.unanswered[publish.sender, partition_of(group_key(HUB, publish.group))]
-        if publish in waiting:
-            waiting.remove(publish)
-        original = self.publishes[publish.uid]
-        if original.acked_at is None:
-            original.acked_at = self.tick
-
-    # -- publishers --------------------------------------------------------------------------------
-
-    def publish(self) -> None:
-        sender = self.random.choice(["X", "Y"])
-        group = self.random.choice(GROUPS)
-        number = self.numbers[sender] = self.numbers.get(sender, 0) + 1
-        again = [one for one in self.publishes[-6:] if one.publisher is not None]
-        if again and self.random.random() < 0.2:
-            # A client that came back over another gateway says it once more.
-            old = self.random.choice(again)
-            one = Publish(old.uid, old.group, sender, number, old.publisher, old.ack_id, self.tick)
-        else:
-            ids = ("p", len(self.publishes)) if self.random.random() < 0.5 else (None, None)
-            one = Publish(len(self.publishes), group, sender, number, *ids, self.tick)
-            self.publishes.append(one)
-        partition = partition_of(group_key(HUB, one.group))
-        self.unanswered.setdefault((sender, partition), []).append(one)
-        if self.random.random() < 0.7:
-            self.send(sender, partition)
-
-    def send(self, sender: str, partition: int) -> None:
-        """Everything that is unanswered, in order: what the owner has had it knows."""
-        for one in [*self.unanswered.get((sender, partition), ())]:
-            self.take(one)
 
     # -- gateways ----------------------------------------------------------------------------------
 
