@@ -171,7 +171,7 @@ class Cluster:
         answer = await self._dispatcher.ask(
             partition, [WHO, partition, key], size=len(key) + WHO_ANSWER_BYTES, timeout=self._deadline
         )
-        members, unsynced = answer
+        members, unsynced, *_ = answer
         return members, unsynced
 
     async def _ask_holders(self, key: str, operation: str, arguments: list[Any]) -> list[Any]:

@@ -55,6 +55,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
                 tasks.create_task(routers.run(), name="router leases"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(service.run(), name="router"),
+                tasks.create_task(service.inboxes.run(), name="inboxes"),
             ]
             try:
                 # The others give us partitions as soon as they see our lease: everything else stands first.
@@ -72,6 +73,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
                     await ownership.hand_over(HAND_OVER_SECONDS)
             finally:
                 await end_tasks(running)
+                service.close()
         await lease.release()
     finally:
         await bus.close()

@@ -5,6 +5,9 @@ arrived; until then it counts as a member of everything, so an owner that has ju
 memory, is never wrong, only less economical. After the snapshot only numbered transitions arrive; a gap
 in the numbers or a digest that differs makes the gateway unsynced again, and it is asked for a snapshot.
 
+Of a gateway that was lost its reliable sessions can come back elsewhere, so its reliable keys stay, until
+its inbox has gone; if they were not known, it counts as a member of everything reliable until then.
+
 Messages can be repeated, and a repeat can arrive late, by another way through the bus: nothing that is
 older than the highest number heard of a gateway ever makes it synced.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hubwire.bus.digest import digest_of
+from hubwire.bus.keys import is_reliable
 
 _NONE: frozenset[str] = frozenset()
 _NO_KEYS: set[str] = set()
@@ -49,12 +53,14 @@ class _Parts:
 class PartitionMembers:
     """The members of one partition. Every method is total: any order of calls leaves it consistent."""
 
-    __slots__ = ("_by_key", "_unsynced", "_views")
+    __slots__ = ("_by_key", "_lost", "_lost_unknown", "_unsynced", "_views")
 
     def __init__(self, gateways: Iterable[str] = ()) -> None:
         self._views: dict[str, _View] = {}
         self._by_key: dict[str, set[str]] = {}
         self._unsynced: set[str] = set()
+        self._lost: dict[str, set[str]] = {}  # their reliable keys
+        self._lost_unknown: set[str] = set()
         for gateway in gateways:
             self.gateway_seen(gateway)
 
@@ -63,8 +69,22 @@ class PartitionMembers:
         """Gateways whose members are not known: they get everything. Do not change the set."""
         return self._unsynced
 
+    @property
+    def lost_unknown(self) -> set[str]:
+        """Lost gateways of whose reliable members nothing is known: their inboxes get everything. Do not
+        change the set."""
+        return self._lost_unknown
+
+    @property
+    def lost(self) -> list[str]:
+        """Every lost gateway that counts here."""
+        return [*self._lost, *self._lost_unknown]
+
+    def is_lost(self, gateway: str) -> bool:
+        return gateway in self._lost or gateway in self._lost_unknown
+
     def members(self, key: str) -> set[str] | frozenset[str]:
-        """Gateways known to hold the key. Do not change the set."""
+        """Gateways known to hold the key; of a reliable key also lost ones. Do not change the set."""
         return self._by_key.get(key, _NONE)
 
     def keys_of(self, gateway: str) -> frozenset[str]:
@@ -79,15 +99,37 @@ class PartitionMembers:
     def gateway_seen(self, gateway: str) -> None:
         """A gateway is alive. One that is new here is unsynced until its snapshot comes."""
         if gateway not in self._views:
+            self.gateway_gone(gateway)  # it was not lost: it was not heard for a while
             self._views[gateway] = _View()
             self._unsynced.add(gateway)
 
-    def gateway_ended(self, gateway: str) -> None:
-        """A gateway's lease has ended: its connections are gone."""
+    def gateway_ended(self, gateway: str, *, inbox: bool = False) -> None:
+        """A gateway's lease has ended: its connections are gone. With `inbox` those of its reliable sessions
+        that are not known to have ended can still come back elsewhere: it is lost."""
         view = self._views.pop(gateway, None)
-        if view is not None:
-            self._drop_keys(gateway, view)
+        if view is None:
+            return
+        kept = {key for key in view.keys if is_reliable(key)} if inbox else _NO_KEYS
+        unknown = inbox and not view.synced
+        self._drop_keys(gateway, view)
         self._unsynced.discard(gateway)
+        if unknown:
+            self._lost_unknown.add(gateway)
+        elif kept:
+            self._lost[gateway] = kept
+            for key in kept:
+                self._by_key.setdefault(key, set()).add(gateway)
+
+    def gateway_lost(self, gateway: str) -> None:
+        """There is the inbox of a gateway that does not live, and that we may know nothing of."""
+        if gateway not in self._views and gateway not in self._lost:
+            self._lost_unknown.add(gateway)
+
+    def gateway_gone(self, gateway: str) -> None:
+        """A lost gateway's inbox is no more: none of its sessions comes back."""
+        for key in self._lost.pop(gateway, _NO_KEYS):
+            self._remove(gateway, key)
+        self._lost_unknown.discard(gateway)
 
     def snapshot(
         self, gateway: str, seq: int, digest: int, keys: Iterable[str], part: int = 0, parts: int = 1

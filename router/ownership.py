@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -20,7 +20,9 @@ from hubwire.bus.subjects import OWNERS_ASKED, owners_told_subject
 from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
 from hubwire.runtime.leases import Lease, LeaseWatch
 from router.membership import PartitionMembers
+from router.publish_ids import PublishIds
 from router.ring import placement
+from router.writes import Writes
 
 log = structlog.get_logger(__name__)
 
@@ -41,23 +43,65 @@ MAX_SENDERS_REMEMBERED = 4096
 class Owned:
     """A partition that the table gives this router, under this epoch."""
 
-    __slots__ = ("epoch", "members", "seen")
+    __slots__ = (
+        "_handled",
+        "_ownership",
+        "epoch",
+        "ids",
+        "listed",
+        "members",
+        "number",
+        "seen",
+        "writes",
+    )
 
-    def __init__(self, epoch: int, members: PartitionMembers) -> None:
+    def __init__(self, ownership: Ownership, number: int, epoch: int, members: PartitionMembers) -> None:
+        self._ownership = ownership
+        self.number = number
         self.epoch = epoch
         self.members = members
-        self.seen: dict[str, int] = {}  # sender -> highest publish number forwarded
+        self.listed = False
+        """Whether it is known which gateways have inboxes: it is not served before."""
+        self.writes = Writes(self.may_confirm)
+        self.ids = PublishIds()
+        self.seen: dict[str, int] = {}
+        """Sender to the highest publish number forwarded. A sender's publishes arrive in the order of their
+        numbers, so what is not above it was forwarded: the answer was lost, not the message."""
+        self._handled: dict[str, int] = {}  # the same, of what may have to be forwarded once more
 
-    def forwarded_before(self, sender: str, number: int) -> bool:
-        """Whether this is a repeat; remembers it if not. A sender's publishes arrive in the order of their
-        numbers, so what is not above the highest was forwarded: the answer was lost, not the message."""
-        if number <= self.seen.get(sender, 0):
-            return True
+    def is_ours(self) -> bool:
+        """Whether the table, as we know it, still gives it to us under this epoch."""
+        return self._ownership.partitions.get(self.number) is self
+
+    def may_confirm(self) -> bool:
+        """Whether what was accepted before can be confirmed now."""
+        return self._ownership.may_confirm(self)
+
+    def remember(self, sender: str, number: int) -> None:
+        """It is forwarded: from now on it is a repeat."""
         if len(self.seen) >= MAX_SENDERS_REMEMBERED and sender not in self.seen:
             for old in list(self.seen)[: MAX_SENDERS_REMEMBERED // 2]:
                 del self.seen[old]
         self.seen[sender] = number
-        return False
+
+    def was_handled(self, sender: str, number: int) -> bool:
+        """Whether it was accepted before, though perhaps not all of it was forwarded."""
+        return number <= self._handled.get(sender, 0)
+
+    def forward_again(self, sender: str | None = None) -> None:
+        """What was forwarded, of this sender or of all, may not have left us: repeats go to the gateways
+        again, which know what they have had. It is stamped and written no second time."""
+        if sender is None:
+            self._handled, self.seen = {**self._handled, **self.seen}, {}
+        elif sender in self.seen:
+            self._handled[sender] = self.seen.pop(sender)
+        if len(self._handled) > MAX_SENDERS_REMEMBERED:
+            self._handled = dict(list(self._handled.items())[-MAX_SENDERS_REMEMBERED // 2 :])
+
+    def forget(self, sender: str) -> None:
+        """It has ended."""
+        self.seen.pop(sender, None)
+        self._handled.pop(sender, None)
 
 
 class Ownership:
@@ -88,6 +132,8 @@ class Ownership:
         """What the table gives us, also what we refuse at the moment. See `speaks_for`."""
         self._refusing: set[int] = set()
         """Ours, but being given away, or it is not known whether they have been."""
+        self._given: set[int] = set()
+        """Of those, what may be another's by now: nothing more is confirmed."""
         self._unsure: set[int] = set()
         """Ours under an epoch that others may have outlived: a new one is wanted first."""
         self._known_version = 0
@@ -98,6 +144,8 @@ class Ownership:
         self._wake = asyncio.Event()
         self._ready = asyncio.Event()
         self.on_gained: Callable[[], None] = lambda: None
+        self.finish: Callable[[Iterable[int]], Awaitable[None]] | None = None
+        """Waits, for a while, until what was accepted for partitions that are to be given away is done."""
         owners.on_change(self._table_changed)
         routers.on_change(lambda _name, _alive: self._wake.set())
         bus.on_reconnect(self._reconnected)
@@ -110,7 +158,13 @@ class Ownership:
         """The partition, if this router may answer for it now. The caller has looked at the lease."""
         if partition in self._refusing or partition in self._unsure:
             return None
-        return self.partitions.get(partition)
+        owned = self.partitions.get(partition)
+        return owned if owned is not None and owned.listed else None
+
+    def may_confirm(self, owned: Owned) -> bool:
+        """Whether what was accepted for the partition, perhaps a while ago, can be confirmed now: we
+        certainly speak for it still, though perhaps we take nothing new."""
+        return self._lease.valid and owned.number not in self._given and owned.is_ours()
 
     def _reconnected(self) -> None:
         self._read_soon = True
@@ -121,8 +175,7 @@ class Ownership:
         mine = {p: o.epoch for p, o in enumerate(table.owners) if o is not None and o.router == self.name}
         for partition in [p for p in self.partitions if p not in mine]:
             del self.partitions[partition]
-            self._refusing.discard(partition)
-            self._unsure.discard(partition)
+            self._settle(partition)
         gained = 0
         for partition, epoch in mine.items():
             owned = self.partitions.get(partition)
@@ -130,9 +183,9 @@ class Ownership:
                 continue
             # Also when it was ours before: another may have owned it in between, and what its gateways
             # told that one we do not know.
-            self.partitions[partition] = Owned(epoch, PartitionMembers(self._gateways.alive))
-            self._refusing.discard(partition)
-            self._unsure.discard(partition)
+            members = PartitionMembers(self._gateways.alive)
+            self.partitions[partition] = Owned(self, partition, epoch, members)
+            self._settle(partition)
             gained += 1
             if epoch <= previous:
                 # An old entry has come back, from a router that remembered a table of before: gateways
@@ -144,6 +197,12 @@ class Ownership:
         if all(table.owners):
             self._ready.set()
         self._wake.set()
+
+    def _settle(self, partition: int) -> None:
+        """The table says whose it is."""
+        self._refusing.discard(partition)
+        self._given.discard(partition)
+        self._unsure.discard(partition)
 
     def _wanted_changes(self, table: OwnersTable) -> tuple[dict[int, str], set[int]]:
         """What this router should write into the table now: partition to new owner; and which of these
@@ -202,7 +261,10 @@ class Ownership:
         before = set(self._refusing)
         self._refusing |= {p for p in changes if p in self.partitions}
         if new:
-            # All that was accepted was forwarded and answered in its own turn; let it get away from here.
+            # What was accepted for plain connections was forwarded and answered in its own turn; let it get
+            # away from here, and what goes to inboxes be stored.
+            if self.finish is not None:
+                await self.finish(new)
             try:
                 async with asyncio.timeout(1.0):
                     await self._bus.synchronize()
@@ -210,9 +272,11 @@ class Ownership:
                 self._refusing = before
                 raise Unavailable("NATS does not answer.") from error
             await asyncio.sleep(HAND_OVER_PAUSE_SECONDS)
+        self._given |= self._refusing
         changed = table.with_changes(changes, self._now_ms())
         if await self._store.write(changed, revision):
             self._refusing.clear()
+            self._given.clear()
             self._owners.offer(changed)
         else:
             # Somebody was first. Try again at once, still refusing: nearly always the same is wanted.

@@ -2,17 +2,22 @@
 
 One message in, at most one message a gateway out, then the answers, all in one turn of the event loop:
 that keeps the order of a partition and is the batching (DESIGN.md section 4).
+
+What reliable members must get is stamped and written to their gateways' inboxes, and confirmed when it is
+stored there (DESIGN.md section 5). Plain members get it at once; it waits for nothing, and nothing for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import (
+    DUPLICATE,
     JOIN,
     LEAVE,
     NOT_MINE,
@@ -21,6 +26,7 @@ from hubwire.bus.envelopes import (
     REFUSED,
     RESYNC,
     SNAPSHOT,
+    WAIT,
     WHO,
     answer_to_batch,
     ask_gateway,
@@ -28,14 +34,24 @@ from hubwire.bus.envelopes import (
     deliver_to_gateway,
     unpack,
 )
+from hubwire.bus.inbox_entries import message_entry
+from hubwire.bus.inbox_writer import OVERHEAD_BYTES, InboxWriter
+from hubwire.bus.keys import is_reliable, reliable_key
 from hubwire.bus.subjects import gateway_subject, router_subject
 from hubwire.model.errors import HubwireError, InvalidRequest
 from hubwire.runtime.leases import Lease, LeaseWatch
+from router.inboxes import Inboxes
 from router.ownership import Owned, Ownership
+from router.replies import Reply
+from router.writes import Waits
 
 log = structlog.get_logger(__name__)
 
 ASK_AGAIN_SECONDS = 0.3
+
+FINISH_SECONDS = 1.0
+"""How long a partition's hand-over waits for inboxes. What is not stored by then is not confirmed: its
+publishers repeat it to the new owner."""
 
 
 class RouterService:
@@ -47,6 +63,9 @@ class RouterService:
         self._ownership = ownership
         self._gateways = gateways
         self.name = lease.name
+        self.inboxes = Inboxes(bus, ownership, gateways)
+        self.writer = InboxWriter(bus, self.name)
+        self._loop = asyncio.get_running_loop()
         self._subject = router_subject(self.name)
         self._strangers: set[str] = set()
         """Gateways that sent something and were not known to be alive."""
@@ -55,7 +74,9 @@ class RouterService:
         self.forwarded = 0
         self.batches = 0
         self.refused = 0
-        ownership.on_gained = self._ask_unsynced
+        self.written = 0
+        ownership.on_gained = self._gained
+        ownership.finish = self._finish
         gateways.on_change(self._gateway_changed)
         bus.on_disconnect(self._forget_forwarded)
 
@@ -83,7 +104,10 @@ class RouterService:
                 self.refused += len(entries)
                 answers += [NOT_MINE] * len(entries)
             else:
-                answers += [self._entry(owned, sender, entry, out) for entry in entries]
+                self._part(owned, sender, entries, answers, out)
+        later = [(n, one) for n, one in enumerate(answers) if type(one) is Waits]
+        for position, _ in later:
+            answers[position] = WAIT
         try:
             for gateway, items in out.items():
                 self._forward(gateway, items)
@@ -93,7 +117,28 @@ class RouterService:
             # Not all of it was sent: when it is repeated, it must be forwarded again.
             log.warning("bus_batch_not_forwarded", error=str(error))
             for owned in self._ownership.partitions.values():
-                owned.seen.pop(sender, None)
+                owned.forward_again(sender)
+            return
+        if later and reply:
+            rest = Reply(self._bus, reply, answers)
+            for position, waits in later:
+                waits.ask(rest, position)
+
+    def _part(
+        self,
+        owned: Owned,
+        sender: str,
+        entries: list[list[Any]],
+        answers: list[Any],
+        out: dict[str, list[bytes]],
+    ) -> None:
+        """Handle the entries for one partition. After one that is refused all are: they are repeated
+        together, in their order."""
+        refused = False
+        for entry in entries:
+            answer = NOT_MINE if refused else self._entry(owned, sender, entry, out)
+            refused = answer == NOT_MINE
+            answers.append(answer)
 
     def _forward(self, gateway: str, items: list[bytes]) -> None:
         """Send one gateway's envelopes, as one message, or as few as the server's limit allows."""
@@ -113,7 +158,7 @@ class RouterService:
         """What was forwarded last may be lost with the connection: repeats go to the gateways again, which
         know what they have had."""
         for owned in self._ownership.partitions.values():
-            owned.seen.clear()
+            owned.forward_again()
 
     def _entry(self, owned: Owned, sender: str, entry: list[Any], out: dict[str, list[bytes]]) -> Any:
         try:
@@ -121,16 +166,16 @@ class RouterService:
             if kind == PUBLISH:
                 return self._publish(owned, sender, entry, out)
             if kind == WHO:
-                members = owned.members.members(entry[2])
-                return [sorted(members), sorted(owned.members.unsynced - members)]
+                return _who(owned, entry[2])
             if sender not in self._gateways.alive:
                 if self._gateways.certainly_ended(sender):
                     return NOT_MINE  # its members were given up; it will notice, and take a new name
                 self._strangers.add(sender)
             if kind in (JOIN, LEAVE):
-                _, _, key, seq, digest = entry
-                return OK if owned.members.transition(sender, key, kind == JOIN, seq, digest) else RESYNC
+                return self._transition(owned, sender, kind == JOIN, entry)
             if kind == SNAPSHOT:
+                if any(map(is_reliable, entry[4])):
+                    self.inboxes.heard(sender)
                 return OK if owned.members.snapshot(sender, *entry[2:]) else RESYNC
         except (ValueError, TypeError, IndexError) as error:
             log.error("bus_entry_refused", sender=sender, error=repr(error))
@@ -138,18 +183,75 @@ class RouterService:
         log.error("bus_entry_unknown", sender=sender, kind=kind)
         return REFUSED
 
-    def _publish(self, owned: Owned, sender: str, entry: list[Any], out: dict[str, list[bytes]]) -> int:
-        _, partition, key, number, body = entry
-        members, unsynced = owned.members.members(key), owned.members.unsynced
-        targets = members | unsynced if unsynced else members
-        item = deliver_item(partition, owned.epoch, sender, number, key, body) if targets else b""
-        if owned.forwarded_before(sender, number):
-            return OK
-        self.publishes += 1
-        self.forwarded += len(targets)
-        for gateway in targets:
-            out.setdefault(gateway, []).append(item)
-        return OK
+    def _transition(self, owned: Owned, sender: str, joins: bool, entry: list[Any]) -> int | Waits:
+        _, _, key, seq, digest = entry
+        answer = OK if owned.members.transition(sender, key, joins, seq, digest) else RESYNC
+        if joins and is_reliable(key):
+            self.inboxes.heard(sender)
+            return owned.writes.barrier(key[1:], sender, seq, answer) or answer
+        return answer
+
+    def _publish(
+        self, owned: Owned, sender: str, entry: list[Any], out: dict[str, list[bytes]]
+    ) -> int | Waits:
+        _, partition, key, number, body = entry[:5]
+        if number <= owned.seen.get(sender, 0):
+            return owned.writes.of_number(sender, number) or OK
+        members = owned.members
+        plain, unsynced = members.members(key), members.unsynced
+        if unsynced:
+            plain = plain | unsynced
+        answer: int | Waits = OK
+        if owned.was_handled(sender, number):
+            answer = owned.writes.of_number(sender, number) or OK
+        else:
+            answer = self._to_inboxes(owned, sender, entry)
+            if answer in (NOT_MINE, REFUSED):
+                return answer
+            self.publishes += 1
+        owned.remember(sender, number)
+        if plain and answer != DUPLICATE and not (type(answer) is Waits and answer.answer == DUPLICATE):
+            item = deliver_item(partition, owned.epoch, sender, number, key, body)
+            self.forwarded += len(plain)
+            for gateway in plain:
+                out.setdefault(gateway, []).append(item)
+        return answer
+
+    def _to_inboxes(self, owned: Owned, sender: str, entry: list[Any]) -> int | Waits:
+        """Stamp a publish and write it to the inboxes concerned. OK when there are none; DUPLICATE for what
+        its client has sent before; NOT_MINE, and nothing is done, when too much waits for an inbox."""
+        _, _, key, number, body, *more = entry
+        identity = (str(more[0]), int(more[1])) if more and more[0] is not None else None
+        if identity is not None and owned.ids.knows(*identity):
+            first = owned.writes.of_id(*identity)
+            return DUPLICATE if first is None else owned.writes.follow(first, sender, number, DUPLICATE)
+        answer: int | Waits = OK
+        inboxes = self._inboxes_for(owned, key)
+        if inboxes:
+            stamp = owned.writes.stamp + 1
+            item = message_entry(
+                owned.number, owned.epoch, stamp, sender, number, key, body, *(identity or ())
+            )
+            if len(item) > self._bus.max_payload - OVERHEAD_BYTES:
+                return REFUSED
+            if not self.writer.has_room(inboxes, len(item)):
+                return NOT_MINE
+            write, answer = owned.writes.begin(key, len(inboxes), sender, number)
+            if identity is not None:
+                owned.writes.name(write, *identity)
+            for gateway in inboxes:
+                self.writer.submit(gateway, item, write.stored, owned.is_ours)
+            self.written += len(inboxes)
+        if identity is not None:
+            owned.ids.remember(*identity, self._loop.time())
+        return answer
+
+    def _inboxes_for(self, owned: Owned, key: str) -> set[str] | frozenset[str]:
+        members = owned.members
+        found = members.members(reliable_key(key))
+        if members.unsynced:
+            found = found | (members.unsynced & self.inboxes.known)
+        return found | members.lost_unknown if members.lost_unknown else found
 
     # -- members -----------------------------------------------------------------------------------
 
@@ -158,8 +260,8 @@ class RouterService:
             if alive:
                 owned.members.gateway_seen(gateway)
             else:
-                owned.members.gateway_ended(gateway)
-                owned.seen.pop(gateway, None)
+                owned.members.gateway_ended(gateway, inbox=gateway in self.inboxes.known)
+                owned.forget(gateway)
 
     def _drop_ended(self) -> None:
         """A message of a gateway that came after its end has brought it back into the views."""
@@ -169,6 +271,35 @@ class RouterService:
             elif self._gateways.certainly_ended(gateway):
                 self._strangers.discard(gateway)
                 self._gateway_changed(gateway, False)
+
+    def _gained(self) -> None:
+        self._ask_unsynced()
+        self.inboxes.wanted()
+
+    async def _finish(self, partitions: Iterable[int]) -> None:
+        """Wait, at most FINISH_SECONDS, until what was written for partitions is stored and confirmed."""
+        under_way = [
+            owned.writes
+            for number in partitions
+            if (owned := self._ownership.partitions.get(number)) is not None and owned.writes
+        ]
+        if not under_way:
+            return
+        left, done = len(under_way), asyncio.Event()
+
+        def idle() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done.set()
+
+        for writes in under_way:
+            writes.when_idle(idle)
+        try:
+            async with asyncio.timeout(FINISH_SECONDS):
+                await done.wait()
+        except TimeoutError:
+            log.warning("hand_over_unfinished", router=self.name, partitions=left)
 
     def _ask_unsynced(self) -> None:
         """Ask every gateway whose members we lack for them; answers are snapshots, as entries."""
@@ -193,3 +324,19 @@ class RouterService:
                     self._ask_unsynced()
         finally:
             await unsubscribe()
+
+    def close(self) -> None:
+        """Give up what is not stored. Idempotent."""
+        self.writer.close()
+
+
+def _who(owned: Owned, key: str) -> list[list[str]]:
+    members = owned.members
+    holders = members.members(key) | members.members(reliable_key(key))
+    lost = {gateway for gateway in holders if members.is_lost(gateway)}
+    return [
+        sorted(holders - lost),
+        sorted(members.unsynced - holders),
+        sorted(lost),
+        sorted(members.lost_unknown),
+    ]

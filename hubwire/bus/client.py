@@ -34,8 +34,9 @@ Handler = Callable[[str, str, bytes], None]
 RawHandler = Callable[[str, str, bytes, bytes], None]
 """Like Handler, with the header block, for what is told in headers (a consumer's heartbeats)."""
 
-ReplyHandler = Callable[[bytes | None, str], None]
-"""Called once with the answer and "", or with None and why there is none: NO_RESPONDERS, TIMEOUT, LOST."""
+ReplyHandler = Callable[[bytes | None, str], float | None]
+"""Called with the answer and "", or with None and why there is none: NO_RESPONDERS, TIMEOUT, LOST. Once,
+unless it returns for how many seconds one more answer to the same request is listened for."""
 
 NO_RESPONDERS = "no responders"
 TIMEOUT = "timeout"
@@ -301,7 +302,8 @@ class BusClient:
     def request(
         self, subject: str, payload: bytes, handler: ReplyHandler, timeout: float, headers: bytes = b""
     ) -> None:
-        """Send, and call `handler` exactly once: with the answer, or with None and the reason.
+        """Send, and call `handler` exactly once: with the answer, or with None and the reason. After an
+        answer of which it says so (see ReplyHandler) it is called once more, and so on.
 
         Raises Unavailable like `publish`; the handler is not called then.
         """
@@ -340,7 +342,11 @@ class BusClient:
         waiting = self._waiting.pop(token, None)
         if waiting is not None:
             waiting.timer.cancel()
-            self._answer(waiting.handler, None if nobody else data, NO_RESPONDERS if nobody else "")
+            if nobody:
+                self._answer(waiting.handler, None, NO_RESPONDERS)
+            elif (more := self._answer(waiting.handler, data, "")) is not None:
+                waiting.timer = self._loop.call_later(more, self._expire, token)
+                self._waiting[token] = waiting
 
     def _expire(self, token: str) -> None:
         waiting = self._waiting.pop(token, None)
@@ -354,11 +360,12 @@ class BusClient:
             self._answer(one.handler, None, LOST)
 
     @staticmethod
-    def _answer(handler: ReplyHandler, data: bytes | None, reason: str) -> None:
+    def _answer(handler: ReplyHandler, data: bytes | None, reason: str) -> float | None:
         try:
-            handler(data, reason)
+            return handler(data, reason)
         except Exception:
             log.exception("bus_reply_handler_failed")
+            return None
 
     async def close(self) -> None:
         """Send what waits, then close. Idempotent."""

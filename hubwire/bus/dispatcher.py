@@ -6,6 +6,11 @@ batch goes at once when none is on its way there, or when its first entry has wa
 when 64 KiB are ready; what becomes ready meanwhile travels together. That is all the batching there is,
 and it adapts by itself to the load.
 
+An owner answers WAIT for what must first be stored in inboxes, and tells the rest later. Such an entry is
+*held*: the owner keeps its place, so what comes behind it goes on, and an inbox that takes nothing stops
+only what goes to it. It is sent again, before all else, when another owner or epoch is named, when the
+connection was lost, or after WAIT_SECONDS of silence; the owner that has it does not do it twice.
+
 An answer counts only while the ownership table still names the owner and epoch that the batch was sent
 to. When it names another, the batch is repeated there at once: the old owner may be hung, or be an owner
 no more, and what it forwards then is dropped by the gateways. Repeats are dropped by owner and gateway by
@@ -21,14 +26,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.envelopes import DELIVER_OVERHEAD, NOT_MINE, REFUSED, Entry, Part, batch_to_router, unpack
+from hubwire.bus.dispatch_queues import (
+    RETRY_SECONDS,
+    Answered,
+    Held,
+    Item,
+    Lane,
+    Make,
+    Partition,
+    Sent,
+    size_of,
+)
+from hubwire.bus.envelopes import (
+    DELIVER_OVERHEAD,
+    NOT_MINE,
+    REFUSED,
+    WAIT,
+    Entry,
+    Part,
+    batch_to_router,
+    unpack,
+)
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settle import settle
@@ -37,87 +62,14 @@ from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, Li
 
 log = structlog.get_logger(__name__)
 
-Answered = Callable[[Any, HubwireError | None], None]
-"""Called once: with the owner's answer and None, or with None and the error."""
-
-Make = Callable[[], Sequence[Entry]]
-"""Builds entries at the moment of sending; they go in this order, with nothing of the partition between."""
-
 BATCH_BYTES = 64 * 1024
 GATHER_SECONDS = 0.001
 ANSWER_SECONDS = 1.0
-RETRY_SECONDS = 0.02
+WAIT_SECONDS = 5.0
+"""How long the rest of a batch's answers is waited for, after the last that came of them."""
+
 MAX_RETRY_SECONDS = 0.2
 SWEEP_SECONDS = 0.25
-
-
-class _Item:
-    __slots__ = ("answered", "deadline", "entry", "keep", "make", "size")
-
-    def __init__(
-        self,
-        entry: Entry | None,
-        size: int,
-        deadline: float,
-        answered: Answered | None,
-        keep: bool,
-        make: Make | None,
-    ) -> None:
-        self.entry = entry
-        self.size = size
-        self.deadline = deadline
-        self.answered = answered
-        self.keep = keep
-        self.make = make
-
-
-class _Partition:
-    __slots__ = (
-        "blocked",
-        "epoch",
-        "in_flight",
-        "number",
-        "outstanding",
-        "pause",
-        "ready",
-        "turn",
-        "waiting",
-    )
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.waiting: deque[_Item] = deque()
-        self.in_flight: list[_Item] = []  # sent at least once and unanswered; repeated as they are
-        self.outstanding = False  # `in_flight` is on its way now, under `epoch`, in this `turn`
-        self.epoch = 0
-        self.turn = 0  # counts sendings: tells an answer or a timer from one of an earlier sending
-        self.blocked = False  # waits for the retry pause
-        self.pause = RETRY_SECONDS
-        self.ready = False  # stands in its lane's list
-
-    @property
-    def next_size(self) -> int:
-        return sum(item.size for item in self.in_flight) if self.in_flight else self.waiting[0].size
-
-
-class _Sent(NamedTuple):
-    """One partition's part of a batch."""
-
-    partition: _Partition
-    turn: int
-    entries: int
-
-
-class _Lane:
-    """What is ready for one router."""
-
-    __slots__ = ("bytes", "on_their_way", "ready", "timer")
-
-    def __init__(self) -> None:
-        self.ready: list[_Partition] = []
-        self.bytes = 0
-        self.on_their_way = 0
-        self.timer: asyncio.Handle | None = None
 
 
 class Dispatcher:
@@ -130,8 +82,8 @@ class Dispatcher:
         self._owners = owners
         self._sender = sender
         self._loop = asyncio.get_running_loop()
-        self._partitions = [_Partition(p) for p in range(PARTITIONS)]
-        self._lanes: dict[str, _Lane] = {}
+        self._partitions = [Partition(p) for p in range(PARTITIONS)]
+        self._lanes: dict[str, Lane] = {}
         self._max_waiting_bytes = max_waiting_bytes
         self._closed = False
         self._number = 0
@@ -172,7 +124,7 @@ class Dispatcher:
             raise Unavailable("Too much waits for the routers.")
         self.waiting_bytes += size
         one = self._partitions[partition]
-        one.waiting.append(_Item(entry, size, self._loop.time() + timeout, answered, keep, make))
+        one.waiting.append(Item(entry, size, self._loop.time() + timeout, answered, keep, make))
         self._make_ready(one)
 
     async def ask(self, partition: int, entry: Entry, *, size: int = 64, timeout: float = 10.0) -> Any:
@@ -184,7 +136,7 @@ class Dispatcher:
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def _make_ready(self, one: _Partition) -> None:
+    def _make_ready(self, one: Partition) -> None:
         if one.ready or one.blocked or one.outstanding or not (one.in_flight or one.waiting):
             return
         if self._closed or not self._bus.connected:
@@ -195,7 +147,7 @@ class Dispatcher:
             return  # _owners_changed, or the sweep, comes back to it
         lane = self._lanes.get(owner.router)
         if lane is None:
-            lane = self._lanes[owner.router] = _Lane()
+            lane = self._lanes[owner.router] = Lane()
         one.ready = True
         lane.ready.append(one)
         lane.bytes += one.next_size
@@ -208,7 +160,7 @@ class Dispatcher:
         elif lane.timer is None:
             lane.timer = self._loop.call_later(GATHER_SECONDS, self._send, owner.router, lane)
 
-    def _send(self, router: str, lane: _Lane) -> None:
+    def _send(self, router: str, lane: Lane) -> None:
         """Send what is ready in this lane, as one batch, or as several where one would be too big."""
         if lane.timer is not None:
             lane.timer.cancel()
@@ -216,7 +168,7 @@ class Dispatcher:
         ready, lane.ready, lane.bytes = lane.ready, [], 0
         # Sizes are rough, and an envelope to a gateway is a little bigger than the entry that it comes from.
         limit = min(BATCH_BYTES, self._bus.max_payload // 4)
-        batch: list[_Partition] = []
+        batch: list[Partition] = []
         size = 0
         for one in ready:
             one.ready = False
@@ -241,7 +193,7 @@ class Dispatcher:
         if batch:
             self._send_batch(router, lane, batch)
 
-    def _take(self, one: _Partition, room: int) -> None:
+    def _take(self, one: Partition, room: int) -> None:
         """Move what goes now from waiting to in flight: at least one, then as long as there is room."""
         taken = 0
         while one.waiting and (not one.in_flight or taken + one.waiting[0].size <= room):
@@ -251,7 +203,7 @@ class Dispatcher:
             one.in_flight.append(item)
             taken += item.size
 
-    def _build(self, one: _Partition, item: _Item) -> bool:
+    def _build(self, one: Partition, item: Item) -> bool:
         """Let an item make its entries: the first becomes its own, the others stand before all that waits."""
         assert item.make is not None
         try:
@@ -261,15 +213,15 @@ class Dispatcher:
             self._finish(item, None, InternalError("The entry could not be made."))
             return False
         self.waiting_bytes -= item.size
-        sizes = [_size_of(entry) for entry in entries]
+        sizes = [size_of(entry) for entry in entries]
         self.waiting_bytes += sum(sizes)
         item.make, item.entry, item.size = None, entries[0], sizes[0]
         for entry, size in zip(entries[:0:-1], sizes[:0:-1], strict=True):
-            one.waiting.appendleft(_Item(entry, size, item.deadline, item.answered, item.keep, None))
+            one.waiting.appendleft(Item(entry, size, item.deadline, item.answered, item.keep, None))
             item.answered = None  # the last part's answer is the answer; it is the first made here
         return True
 
-    def _send_batch(self, router: str, lane: _Lane, batch: list[_Partition]) -> None:
+    def _send_batch(self, router: str, lane: Lane, batch: list[Partition]) -> None:
         parts: list[Part] = []
         for one in batch:
             owner = self._owners.table.owners[one.number]
@@ -285,17 +237,24 @@ class Dispatcher:
                     self._finish(item, None, LimitExceeded("The message, in bytes,", largest, len(payload)))
                 self._make_ready(one)
             return
-        sent: list[_Sent] = []
+        sent: list[Sent] = []
         for one in batch:
             one.turn += 1
             one.outstanding = True
-            sent.append(_Sent(one, one.turn, len(one.in_flight)))
+            sent.append(Sent(one, one.turn, len(one.in_flight)))
 
-        def answered(data: bytes | None, _reason: str) -> None:
-            lane.on_their_way -= 1
-            self._batch_answered(sent, data)
-            if lane.ready and lane.on_their_way == 0:
-                self._send(router, lane)
+        held: list[Held] | None = None  # None until the first answer
+
+        def answered(data: bytes | None, _reason: str) -> float | None:
+            nonlocal held
+            if held is None:
+                lane.on_their_way -= 1
+                held = self._batch_answered(sent, data)
+                if lane.ready and lane.on_their_way == 0:
+                    self._send(router, lane)
+            else:
+                held = self._rest_answered(held, data)
+            return WAIT_SECONDS if held else None
 
         try:
             self._bus.request(router_subject(router), payload, answered, ANSWER_SECONDS)
@@ -308,43 +267,78 @@ class Dispatcher:
 
     # -- answers -----------------------------------------------------------------------------------
 
-    def _batch_answered(self, sent: list[_Sent], data: bytes | None) -> None:
-        answers: list[Any] | None = None
-        if data is not None:
-            try:
-                answers = unpack(data)[1]
-                if len(answers) != sum(part.entries for part in sent):
-                    raise InvalidRequest(f"{len(answers)} answers to a batch.")
-            except (InvalidRequest, IndexError, TypeError) as error:
-                log.error("bus_answer_refused", error=str(error))
-                answers = None
+    def _batch_answered(self, sent: list[Sent], data: bytes | None) -> list[Held]:
+        """Take the answers to a batch; what is to be answered later."""
+        answers = _answers_in(data, sum(part.entries for part in sent))
         if answers is None:
             self._retry_later(sent)
-            return
+            return []
         position = 0
-        refused: list[_Sent] = []
+        refused: list[Sent] = []
+        held: list[Held] = []
         for part in sent:
-            one, mine = part.partition, answers[position : position + part.entries]
-            position += part.entries
+            start, position = position, position + part.entries
+            one, mine = part.partition, answers[start:position]
             if one.turn != part.turn or not one.outstanding:
                 continue  # repeated to another owner meanwhile, or closed
-            # Per partition all are refused or none: the owner decides them in one turn.
+            # Per partition the owner decides all in one turn, so from a refusal on all are refused; what
+            # stands before it is repeated with them, and known there.
             if NOT_MINE in mine:
                 refused.append(part)
                 continue
             one.outstanding = False
             one.pause = RETRY_SECONDS
             items, one.in_flight = one.in_flight, []
+            if WAIT in mine:
+                for at, (item, answer) in enumerate(zip(items, mine, strict=True), start):
+                    if answer == WAIT:
+                        one.hold(item)
+                        held.append(Held(one, part.turn, item, at))
             for item, answer in zip(items, mine, strict=True):
-                if answer == REFUSED:
-                    self._finish(item, None, InvalidRequest("The router does not understand the entry."))
-                else:
-                    self._finish(item, answer, None)
+                if answer != WAIT:
+                    self._answer(item, answer)
             self._make_ready(one)
         if refused:
             self._retry_later(refused)
+        return held
 
-    def _give_up(self, item: _Item) -> None:
+    def _rest_answered(self, held: list[Held], data: bytes | None) -> list[Held]:
+        """Take more of a batch's answers; what is still to be answered."""
+        held = [one for one in held if one.counts]
+        answers = _answers_in(data, None)
+        if answers is None or (held and held[-1].position >= len(answers)):
+            self._hold_no_more({one.partition for one in held})
+            return []
+        left: list[Held] = []
+        lost: set[Partition] = set()
+        for one in held:
+            answer = answers[one.position]
+            if answer == WAIT:
+                left.append(one)
+            elif answer == NOT_MINE:
+                lost.add(one.partition)
+            elif one.counts:  # else a callback has closed us
+                one.partition.release(one.item)
+                self._answer(one.item, answer)
+        self._hold_no_more(lost)
+        return left
+
+    def _hold_no_more(self, partitions: Iterable[Partition]) -> None:
+        """It is not known whether the owner still has what it took: send it again after a pause."""
+        for one in partitions:
+            if one.held:
+                one.take_back()
+                one.turn += 1
+                one.outstanding = True
+                self._retry_later([Sent(one, one.turn, 0)])
+
+    def _answer(self, item: Item, answer: Any) -> None:
+        if answer == REFUSED:
+            self._finish(item, None, InvalidRequest("The router does not understand the entry."))
+        else:
+            self._finish(item, answer, None)
+
+    def _give_up(self, item: Item) -> None:
         """The asker has waited long enough. A kept entry goes on without anybody waiting for it."""
         late = Unavailable("No router answered in time.")
         if item.keep:
@@ -352,12 +346,12 @@ class Dispatcher:
         else:
             self._finish(item, None, late)
 
-    def _finish(self, item: _Item, answer: Any, error: HubwireError | None) -> None:
+    def _finish(self, item: Item, answer: Any, error: HubwireError | None) -> None:
         self.waiting_bytes -= item.size
         self._tell(item, answer, error)
 
     @staticmethod
-    def _tell(item: _Item, answer: Any, error: HubwireError | None) -> None:
+    def _tell(item: Item, answer: Any, error: HubwireError | None) -> None:
         if item.answered is not None:
             callback, item.answered = item.answered, None
             try:
@@ -367,7 +361,7 @@ class Dispatcher:
 
     # -- repeats -----------------------------------------------------------------------------------
 
-    def _retry_later(self, parts: Iterable[_Sent]) -> None:
+    def _retry_later(self, parts: Iterable[Sent]) -> None:
         """Nothing was answered: it stays as it was sent, to be repeated unchanged after a pause that
         grows, or as soon as the table names another owner."""
         mine = [part for part in parts if part.partition.turn == part.turn and part.partition.outstanding]
@@ -382,13 +376,13 @@ class Dispatcher:
             one.pause = min(one.pause * 2, MAX_RETRY_SECONDS)
         self._loop.call_later(pause, self._retry, mine)
 
-    def _retry(self, parts: list[_Sent]) -> None:
+    def _retry(self, parts: list[Sent]) -> None:
         for one, turn, _ in parts:
             if one.blocked and one.turn == turn:
                 one.blocked = False
                 self._make_ready(one)
 
-    def _drop_late(self, one: _Partition) -> None:
+    def _drop_late(self, one: Partition) -> None:
         """Before something is repeated: what nobody waits for any more is not."""
         now = self._loop.time()
         late = [item for item in one.in_flight if item.deadline < now]
@@ -410,6 +404,11 @@ class Dispatcher:
                 del self._lanes[router]
         for one in self._partitions:
             owner = table.owners[one.number]
+            if one.held and owner is not None and owner.epoch != one.held_epoch:
+                self.repeats += 1
+                one.take_back()
+                one.blocked = False
+                one.pause = RETRY_SECONDS
             if (one.outstanding or one.blocked) and owner is not None and owner.epoch != one.epoch:
                 if one.outstanding:
                     self.repeats += 1
@@ -426,7 +425,7 @@ class Dispatcher:
     def _sweep(self) -> None:
         """Report entries that are late while they wait for an owner, for the bus or for an answer."""
         now = self._loop.time()
-        late: list[_Item] = []
+        late: list[Item] = []
         for one in self._partitions:
             if one.waiting and any(i.deadline < now and i.answered is not None for i in one.waiting):
                 late += [item for item in one.waiting if item.deadline < now]
@@ -437,6 +436,10 @@ class Dispatcher:
                 # They stay, since answers are counted; it is only told.
                 for item in [item for item in one.in_flight if item.deadline < now]:
                     self._tell(item, None, Unavailable("No router answered in time."))
+            for item in [item for item in one.held if item.deadline < now]:
+                if not item.keep:
+                    one.release(item)
+                late.append(item)
             self._make_ready(one)
         for item in late:  # a callback may submit, so after the queues are whole again
             self._give_up(item)
@@ -459,14 +462,23 @@ class Dispatcher:
             if lane.timer is not None:
                 lane.timer.cancel()
         for one in self._partitions:
-            items = [*one.in_flight, *one.waiting]
-            one.in_flight = []
+            one.take_back()
+            items = [*one.waiting]
             one.waiting.clear()
             one.outstanding = one.blocked = False
             for item in items:
                 self._finish(item, None, Unavailable("This process is stopping."))
 
 
-def _size_of(entry: Entry) -> int:
-    """The rough size of an entry that was made: those are snapshots, whose keys make the size."""
-    return 64 + sum(len(key) + 4 for value in entry if isinstance(value, list) for key in value)
+def _answers_in(data: bytes | None, count: int | None) -> list[Any] | None:
+    """The answers, as many as there must be; None when there is nothing that can be read."""
+    if data is None:
+        return None
+    try:
+        answers = unpack(data)[1]
+        if not isinstance(answers, list) or (count is not None and len(answers) != count):
+            raise InvalidRequest("Not the answers to this batch.")
+        return answers
+    except (InvalidRequest, IndexError, TypeError) as error:
+        log.error("bus_answer_refused", error=str(error))
+        return None

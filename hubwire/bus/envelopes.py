@@ -2,13 +2,16 @@
 
 To a router, `hw.router.<router>`, answered entry by entry:
     [VERSION, sender, [[partition, epoch, [entry, ...]], ...]]
-      publish   [PUBLISH, partition, key, number, body]
+      publish   [PUBLISH, partition, key, number, body] or [..., body, publisher, ack id]
       join      [JOIN, partition, key, seq, digest]
       leave     [LEAVE, partition, key, seq, digest]
       snapshot  [SNAPSHOT, partition, seq, digest, [key, ...], part, parts]
       who       [WHO, partition, key]
-    answer: [VERSION, [answer, ...]] with OK, NOT_MINE, RESYNC, REFUSED, or for WHO
-            [[member gateways], [unsynced]]
+    answer: [VERSION, [answer, ...]] with OK, NOT_MINE, RESYNC, REFUSED, WAIT, DUPLICATE, or for WHO
+            [[member gateways], [unsynced], [lost, but its sessions can come back], [lost and not known]]
+
+A batch of which something must first be stored in inboxes is answered at once with WAIT for that, and once
+or several times more, whole, until nothing waits; see hubwire.bus.dispatcher.
 
 To a gateway, `hw.gw.<gateway>`:
     [VERSION, DELIVER, router, [[partition, epoch, sender, number, key, body], ...]]
@@ -17,6 +20,10 @@ To a gateway, `hw.gw.<gateway>`:
 
 A `body` is opaque to routers and is packed once by the publisher:
     [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]
+
+`publisher` (a connection) and `ack id` name a publish that its client may send again, also over another
+gateway: the owner answers the second one DUPLICATE and does nothing. A key of reliable members is joined
+and left as its `reliable_key`; its joining is confirmed when all that was published to it before is stored.
 
 `epoch` is the one that the sender's table names: an owner of another epoch answers NOT_MINE, so what was
 meant for an earlier owner, and comes late, does nothing.
@@ -40,7 +47,7 @@ from hubwire.model.message import DataType, Message
 VERSION = 1
 
 PUBLISH, JOIN, LEAVE, SNAPSHOT, WHO = range(5)
-OK, NOT_MINE, RESYNC, REFUSED = range(4)
+OK, NOT_MINE, RESYNC, REFUSED, WAIT, DUPLICATE = range(6)
 DELIVER, ASK, COMMAND = range(3)
 
 DELIVER_OVERHEAD = 256

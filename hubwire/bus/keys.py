@@ -32,6 +32,11 @@ def reliable_key(key: str) -> str:
     return f"r{key}"
 
 
+def is_reliable(key: str) -> bool:
+    """Whether this is a `reliable_key`."""
+    return key[:1] == "r"
+
+
 def split_key(key: str) -> tuple[str, str, str]:
     """The kind ("h", "g" or "u"), the hub, and the group or user ("" for a hub)."""
     kind, _, rest = key.partition("\0")
@@ -42,7 +47,7 @@ def split_key(key: str) -> tuple[str, str, str]:
 def partition_of(key: str) -> int:
     """The partition of a key, the same for its `reliable_key`: one owner orders both. CRC-32 is spread
     evenly enough over 256 and is one C call."""
-    if key[:1] == "r":
+    if is_reliable(key):
         key = key[1:]
     # surrogatepass: a name can come from JSON with a lone surrogate escape; it must not raise here.
     return crc32(key.encode("utf-8", "surrogatepass")) % PARTITIONS

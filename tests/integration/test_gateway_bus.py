@@ -62,7 +62,7 @@ async def test_without_an_owner_a_leave_is_acked_in_its_time_and_a_join_fails(st
         await join_at_last(alice)
         key = group_key("chat", "g")
         partition = partition_of(key)
-        assert await stack.worker.dispatcher.ask(partition, [WHO, partition, key]) == [[], []]
+        assert await stack.worker.dispatcher.ask(partition, [WHO, partition, key]) == [[], [], [], []]
 
 
 async def test_a_client_that_asks_while_the_gateway_stops_is_answered(stack):

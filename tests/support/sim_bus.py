@@ -97,6 +97,8 @@ class SimNats:
                 return {"error": {"code": 404, "err_code": 10037}}
             sequence, stored, when = entry
             return {"message": {"seq": sequence, "data": b64encode(stored).decode(), "time": _iso(when)}}
+        if subject == "$JS.API.STREAM.NAMES":
+            return {"streams": [], "total": 0}
         if subject == "sim.bucket":
             return {"there": self.bucket is not None}
         if subject == "sim.bucket.create":

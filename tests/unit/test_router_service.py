@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any
@@ -27,7 +28,13 @@ from hubwire.bus.envelopes import (
 )
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import EMPTY_TABLE, OwnersTable, OwnersView, pack_table
-from hubwire.bus.subjects import OWNERS_ASKED, gateway_subject, owners_told_subject, router_subject
+from hubwire.bus.subjects import (
+    OWNERS_ASKED,
+    gateway_subject,
+    inbox_stream,
+    owners_told_subject,
+    router_subject,
+)
 from hubwire.model.errors import Unavailable
 from router.ownership import Ownership
 from router.ring import placement
@@ -46,6 +53,7 @@ class FakeBus:
         self.full_after: int | None = None
         self.sent: list[tuple[str, bytes]] = []
         self.handlers: dict[str, Any] = {}
+        self.inboxes: set[str] = set()
         self._reconnect: list[Callable[[], None]] = []
         self._disconnect: list[Callable[[], None]] = []
 
@@ -75,6 +83,20 @@ class FakeBus:
         self.sent.append((subject, payload))
         if reply:
             self.sent.append((f"reply to {reply}", payload))
+
+    async def ask(self, subject: str, payload: bytes, timeout: float, headers: bytes = b"") -> bytes:
+        """Of JetStream, which streams there are."""
+        await asyncio.sleep(0.001)
+        if subject == "$JS.API.STREAM.NAMES":
+            return json.dumps(
+                {"streams": [*map(inbox_stream, self.inboxes)], "total": len(self.inboxes)}
+            ).encode()
+        name = subject.removeprefix("$JS.API.STREAM.INFO.").removeprefix(inbox_stream(""))
+        if name in self.inboxes:
+            return json.dumps(
+                {"created": "now", "state": {"first_seq": 1, "last_seq": 0, "bytes": 0}, "config": {}}
+            ).encode()
+        return json.dumps({"error": {"code": 404, "err_code": 10059}}).encode()
 
     def cut(self) -> None:
         for listener in self._disconnect:
@@ -173,7 +195,9 @@ class World:
             now_ms=lambda: self.now_ms,
         )
         self.service = RouterService(self.bus, self.lease, self.ownership, self.gateways)
-        self.tasks = [asyncio.create_task(work.run()) for work in (self.service, self.ownership)]
+        self.tasks = [
+            asyncio.create_task(work.run()) for work in (self.service, self.ownership, self.service.inboxes)
+        ]
         self._replies = 0
 
     def give(self, router: str = ME, partitions: range = range(PARTITIONS)) -> None:
@@ -182,6 +206,12 @@ class World:
         table = self.owners.table.with_changes(dict.fromkeys(partitions, router), self.now_ms)
         self.store.put(table)
         self.owners.offer(table)
+        self.list_inboxes()
+
+    def list_inboxes(self, *names: str) -> None:
+        """What NATS has, told at once for all that is owned now."""
+        self.bus.inboxes |= set(names)
+        self.service.inboxes.listed(self.bus.inboxes, self.ownership.partitions.values())
 
     def request(
         self, *entries: list[Any], sender: str = "sender", epoch: int | None = None, partition: int = P
@@ -367,9 +397,9 @@ async def test_who_tells_members_and_those_of_which_nothing_is_known(world: Worl
     mine = Membership()
     mine.join(P, KEY)
     world.sync(G, mine)
-    assert world.request([WHO, P, KEY]) == [[[G], [H]]]
+    assert world.request([WHO, P, KEY]) == [[[G], [H], [], []]]
     world.sync(H)
-    assert world.request([WHO, P, KEY], [WHO, P, "other"]) == [[[G], []], [[], []]]
+    assert world.request([WHO, P, KEY], [WHO, P, "other"]) == [[[G], [], [], []], [[], [], [], []]]
 
 
 @in_virtual_time
@@ -392,7 +422,7 @@ async def test_a_gateway_that_ended_is_forgotten_and_its_late_messages_are_refus
     world.sync(G, mine)
     world.gateways.end(G)
     assert world.request([JOIN, P, KEY, change.seq, change.digest], sender=G) == [NOT_MINE]
-    assert world.request([WHO, P, KEY]) == [[[], []]]
+    assert world.request([WHO, P, KEY]) == [[[], [], [], []]]
 
 
 @in_virtual_time
@@ -403,10 +433,10 @@ async def test_a_gateway_that_is_heard_first_by_its_entry_counts_and_is_dropped_
     mine = Membership()
     change = mine.join(P, KEY)
     assert world.request([JOIN, P, KEY, change.seq, change.digest], sender=G) == [RESYNC]
-    assert world.request([WHO, P, KEY]) == [[[], [G]]]
+    assert world.request([WHO, P, KEY]) == [[[], [G], [], []]]
     world.gateways.ended.add(G)  # it never came to life in our eyes
     await asyncio.sleep(1)
-    assert world.request([WHO, P, KEY]) == [[[], []]]
+    assert world.request([WHO, P, KEY]) == [[[], [], [], []]]
 
 
 # -- refusals ---------------------------------------------------------------------------------------
