@@ -190,6 +190,8 @@ class History:
     """When a gateway may have been dead, or without its lease, and its clients have heard nothing of it."""
     stores_lost: list[float] = field(default_factory=list)
     """When JetStream lost what it held, which ends all reliable sessions of before."""
+    errors: list[str] = field(default_factory=list)
+    """What came and is not of the protocol."""
     watched: bool = False
     """Whether the event handler got the events of all sessions."""
     drained: bool = False

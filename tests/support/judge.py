@@ -28,6 +28,7 @@ RULES: Final = {
     "unknown": "what is delivered was published, to that group",
     "stranger": "only members get a group's messages",
     "echo": "the publisher of a message with noEcho does not get it",
+    "protocol": "what comes is what the protocol allows",
     "identity": "a recovered connection keeps its connection id",
     "fenced": "what was published after a recovery does not come on the old socket",
     "refused": "recovery is refused only past the window, past the backlog, or for what was closed",
@@ -238,6 +239,7 @@ def _lost(facts: Facts, verdict: Verdict) -> Found:
 def _sockets(facts: Facts) -> Found:
     """Recoveries, refusals and limits."""
     limits = facts.limits
+    yield from (Violation("protocol", error) for error in facts.history.errors)
     for session in facts.history.sessions:
         where = session.connection_id
         for socket in session.sockets:

@@ -167,6 +167,10 @@ def _identity(scene: Scene) -> None:
     scene.back.sockets[1].connection_id = "c99"
 
 
+def _protocol(scene: Scene) -> None:
+    scene.history.errors.append("a frame that nobody knows")
+
+
 def _fenced(scene: Scene) -> None:
     change(scene.back, scene.rest, socket=0)
 
@@ -287,6 +291,7 @@ WRONGS: list[tuple[Wrong, set[str]]] = [
     (_stranger_before_joining, {"stranger"}),
     (_echo, {"echo"}),
     (_identity, {"identity"}),
+    (_protocol, {"protocol"}),
     (_fenced, {"fenced", "gap"}),
     (_refused, {"refused"}),
     (_unrecovered, {"unrecovered"}),
