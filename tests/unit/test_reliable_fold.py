@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.reliable_model import Inbox, body, texts
+from support.reliable_model import Inbox, body, state, texts
 
 from gateway.reliable.state import SessionState, pack_state
 from hubwire.bus import inbox_entries as entries
@@ -22,13 +22,13 @@ def opened(session: str) -> bytes:
 
 def move(old: Inbox, new: Inbox, session: str, since: int, floors: dict[int, int]) -> SessionState:
     old.tail()
-    state = old.fold.get(session)
-    assert state is not None
+    leaving = old.fold.get(session)
+    assert leaving is not None
     with new.fold.pin() as pin:
         assert pin.since == since
         new.tail()
         new.write(
-            "new", [*entries.adopted_entries(session, 1, since, old.fold.adoption(state, 1, floors))], 1.0
+            "new", [*entries.adopted_entries(session, 1, since, old.fold.adoption(leaving, 1, floors))], 1.0
         )
         new.tail()
     found = new.fold.get(session)
@@ -113,3 +113,17 @@ def test_an_entry_that_is_not_understood_costs_nobody_else() -> None:
     assert session is not None
     assert texts(session) == ["hello"]
     assert inbox.fold.refused == 5
+
+
+def test_what_stands_before_an_adoption_began_is_not_for_it() -> None:
+    """Another adoption, begun earlier, keeps more of the log; a reader keeps all of it."""
+    old, new = Inbox("old"), Inbox("new")
+    old.write("old", [opened("s")], 1.0)
+    with new.fold.pin():
+        new.write("owner 1", [message(1, 1, 5)], 1.0)
+        new.tail()
+        session = move(old, new, "s", 1, {})
+    assert texts(session) == []
+    reader = new.reader()
+    assert reader.fold is not None
+    assert state(reader.fold) == state(new.fold)
