@@ -10,6 +10,8 @@ import structlog
 
 from gateway import drain
 from gateway.front import Front
+from gateway.reliable.fate import Fates
+from gateway.reliable.service import Durability
 from gateway.service import GatewayService
 from gateway.settings import GatewayLimits, upstream_config
 from gateway.upstream.heard import HeardByListeners
@@ -22,6 +24,7 @@ from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.event_log import EventLog
 from hubwire.bus.listener_stream import NatsTarget
 from hubwire.bus.owners import OwnersView
+from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import NatsEndpoint
 from hubwire.runtime.leases import Lease
@@ -40,6 +43,9 @@ from hubwire.runtime.service import (
 )
 
 log = structlog.get_logger(__name__)
+
+RELIABLE_SECONDS = 2.0
+"""For writing down what clients of reliable sessions have acknowledged."""
 
 NOTIFY_SECONDS = 2.0
 """For telling event handlers of the connections that a stop has ended; others tell of the rest."""
@@ -105,7 +111,10 @@ async def serve(
         listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
         events = EventLog(bus, memory=memory, replicas=replicas)
         letters = DeadLetters(bus, memory=memory, replicas=replicas)
-        notifier = Notifier(name, bus, upstream, store.hub, events, letters, lambda: lease.valid)
+        fates = Fates(bus, SessionRecords(bus, memory=memory, replicas=replicas), events)
+        notifier = Notifier(
+            name, bus, upstream, store.hub, events, letters, lambda: lease.valid, fate_of=fates.of
+        )
         service = GatewayService(
             name,
             bus,
@@ -117,6 +126,7 @@ async def serve(
             upstream=upstream,
             listeners=listeners,
             notifications=HeardByListeners(listeners, upstream, notifier),
+            durability=Durability(memory, replicas),
         )
         service.commands.add({"sweep": notifier.sweep})
         worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream, notifier, lost)
@@ -129,6 +139,8 @@ async def serve(
                 tasks.create_task(service.keepalive.run(), name="keep-alive"),
                 tasks.create_task(notifier.run(), name="notifications"),
             ]
+            if service.reliable is not None:
+                background.append(tasks.create_task(service.reliable.run(), name="reliable sessions"))
             try:
                 await _listen(worker, stop, make_http)
             finally:
@@ -182,6 +194,8 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
         for front in [*service.fronts]:
             front.transport.abort()
         await drain.let_go(service, config.drain_seconds, worker.lost)
+        if service.reliable is not None:
+            await service.reliable.close(RELIABLE_SECONDS)
         await worker.notifier.close(NOTIFY_SECONDS)
         if http is not None:
             await http.close()

@@ -7,20 +7,24 @@ those that are here now; a connection that is not here is answered with None or 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Any, cast
 
 from gateway.connection import Connection
 from gateway.delivery import Delivery
 from gateway.hub import LocalHubs
+from gateway.reliable.service import ReliableSessions
+from gateway.reliable.session import Session
 from hubwire.bus.envelopes import unpack_body
 from hubwire.bus.keys import group_key, hub_key, user_key
 from hubwire.model.errors import HubwireError, InvalidRequest, NotFound
 from hubwire.model.filters import compile_filter
 from hubwire.model.permissions import Permission
 
+Target = Connection | Session
 Join = Callable[[Connection, str, Callable[[HubwireError | None], None]], None]
+Change = Callable[[Target, str, Callable[[HubwireError | None], None]], None]
 
 CHANGES_PER_TURN = 200
 """Of who is in which group; then all others have their turn."""
@@ -36,11 +40,13 @@ class Commands:
         delivery: Delivery,
         join: Join,
         leave: Join,
+        sessions: ReliableSessions | None = None,
     ) -> None:
         self._hubs = hubs
         self._delivery = delivery
-        self._join = join
-        self._leave = leave
+        self._sessions = sessions
+        self._join = self._change(join, True)
+        self._leave = self._change(leave, False)
         self._table: dict[str, Callable[..., Awaitable[Any]]] = {
             "send": self.send,
             "close": self.close,
@@ -62,15 +68,36 @@ class Commands:
             raise InvalidRequest(f"There is no command {operation!r}.")
         return await command(*arguments)
 
-    def _addressed(self, hub: str, kind: str, name: str) -> Sequence[Connection]:
+    def _change(self, plain: Join, joins: bool) -> Change:
+        def change(target: Target, group: str, done: Callable[[HubwireError | None], None]) -> None:
+            if isinstance(target, Connection):
+                plain(target, group, done)
+            elif self._sessions is not None:
+                self._sessions.change_group(joins, target, group, done)
+
+        return change
+
+    def _find(self, hub: str, connection_id: str) -> Target | None:
+        found = self._hubs.get(hub, connection_id)
+        if found is None and self._sessions is not None:
+            return self._sessions.get(hub, connection_id)
+        return found
+
+    def _members(self, key: str) -> list[Target]:
+        members: list[Target] = list(self._hubs.members(key))
+        if self._sessions is not None:
+            members += self._sessions.members(key)
+        return members
+
+    def _addressed(self, hub: str, kind: str, name: str) -> Sequence[Target]:
         if kind == "connection":
-            found = self._hubs.get(hub, name)
+            found = self._find(hub, name)
             return (found,) if found is not None else ()
         key = {"hub": hub_key(hub), "group": group_key(hub, name), "user": user_key(hub, name)}[kind]
-        return list(self._hubs.members(key))
+        return self._members(key)
 
     @staticmethod
-    def _filtered(connections: Iterable[Connection], filter_text: str | None) -> list[Connection]:
+    def _filtered(connections: Iterable[Target], filter_text: str | None) -> list[Target]:
         if not filter_text:
             return list(connections)
         test = compile_filter(filter_text)
@@ -78,21 +105,28 @@ class Commands:
 
     async def send(self, hub: str, connection_id: str, body: bytes) -> bool:
         """To one connection."""
-        return (
-            self._delivery.to(self._addressed(hub, "connection", connection_id), unpack_body(body, None)) > 0
-        )
+        target = self._find(hub, connection_id)
+        if isinstance(target, Session) and self._sessions is not None:
+            await self._sessions.send(target, body)
+            return True
+        return isinstance(target, Connection) and self._delivery.to((target,), unpack_body(body, None)) > 0
 
     async def close(self, hub: str, kind: str, name: str, excluded: Sequence[str], reason: str | None) -> int:
         """With the text of client-protocols.md 1.11. Returns how many were closed."""
         spared = set(excluded)
         message = f"{CLOSED_BY_SERVER} Reason: {reason}" if reason else CLOSED_BY_SERVER
         closed = 0
+        ends: list[Coroutine[Any, Any, None]] = []
         for number, connection in enumerate(self._addressed(hub, kind, name)):
             if connection.id not in spared:
-                connection.close_administratively(message, reason=reason)
+                if isinstance(connection, Connection):
+                    connection.close_administratively(message, reason=reason)
+                elif self._sessions is not None:
+                    ends.append(self._sessions.close_session(connection, message, reason))
                 closed += 1
             if number % 500 == 499:
                 await asyncio.sleep(0)
+        await asyncio.gather(*ends)
         return closed
 
     async def exists(self, hub: str, kind: str, name: str) -> bool:
@@ -119,7 +153,7 @@ class Commands:
             await self._each(self._leave, [connection], list(connection.groups))
         return len(meant)
 
-    async def _each(self, change: Join, connections: Sequence[Connection], groups: Sequence[str]) -> None:
+    async def _each(self, change: Change, connections: Sequence[Target], groups: Sequence[str]) -> None:
         """Apply a change to every pair, and wait until all are confirmed. Raises the first error."""
         if not connections or not groups:
             return
@@ -150,17 +184,19 @@ class Commands:
     async def list(self, hub: str, group: str, after: str, limit: int) -> list[list[str | None]]:
         """The next members by connection id: a keyset cursor, so that who is here throughout is listed
         once (rest-api.md section 8)."""
-        members = (c for c in self._hubs.members(group_key(hub, group)) if c.id > after)
+        members = (c for c in self._members(group_key(hub, group)) if c.id > after)
         return [[c.id, c.user_id] for c in nsmallest(limit, members, key=lambda c: c.id)]
 
     async def permission(
         self, hub: str, operation: str, permission: str, connection_id: str, group: str
     ) -> bool | None:
         """grant, revoke or check; None when there is no such connection, False for a conflict or a no."""
-        connection = self._hubs.get(hub, connection_id)
+        connection = self._find(hub, connection_id)
         if connection is None:
             return None
         which = cast(Permission, permission)
+        if isinstance(connection, Session) and self._sessions is not None and operation != "check":
+            return await self._sessions.permit(connection, operation == "grant", which, group)
         if operation == "grant":
             return connection.permissions.grant(which, group)
         if operation == "revoke":

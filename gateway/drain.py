@@ -33,6 +33,8 @@ async def let_go(service: GatewayService, drain_seconds: float, lost: asyncio.Ev
     loop = asyncio.get_running_loop()
     end = loop.time() + drain_seconds
     connections: list[Connection] = list(service.hubs)
+    if service.reliable is not None:
+        connections += service.reliable.sockets()  # their sessions go on elsewhere
     service.draining = True
     if not connections:
         return

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.membership import Membership
 from hubwire.bus.dispatcher import Dispatcher
-from hubwire.bus.envelopes import JOIN, LEAVE, RESYNC, SNAPSHOT, Entry, split_keys
+from hubwire.bus.envelopes import CONFIRM, JOIN, LEAVE, RESYNC, SNAPSHOT, Entry, split_keys
 from hubwire.bus.keys import partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.model.errors import HubwireError, Unavailable
@@ -42,6 +42,9 @@ class Registrar:
         self._unconfirmed: dict[str, tuple[int, list[Confirmed]]] = {}
         self._leaving: dict[str, list[Confirmed]] = {}
         """Keys whose last leaving is unanswered, and who waits for the owner to know of it."""
+        self._asking: dict[str, list[Confirmed]] = {}
+        """Keys that the owner will be asked to confirm once more, and for whom."""
+        self._asked_count = 0
         self._snapshots_queued: set[int] = set()
         self._unanswered = 0
         owners.on_change(self._owners_changed)
@@ -91,18 +94,50 @@ class Registrar:
         if not wanted:
             confirmed(None)
             return
-        left = len(wanted)
-        done = False
-
-        def one(error: HubwireError | None) -> None:
-            nonlocal left, done
-            left -= 1
-            if not done and (error is not None or left == 0):
-                done = True
-                confirmed(error)
-
+        one = _when_all(len(wanted), confirmed)
         for key in wanted:
             self._unconfirmed[key][1].append(one)
+
+    def confirm_again(self, keys: Iterable[str], confirmed: Confirmed) -> None:
+        """Have the owners confirm keys that are joined, or being joined, behind all that they have stamped by
+        now; call back once, as `when_all_confirmed` does. That a key was confirmed before says nothing of
+        what was published since, and is stored in one inbox and not yet in another."""
+        wanted = [*keys]
+        if not wanted:
+            confirmed(None)
+            return
+        one = _when_all(len(wanted), confirmed)
+        for key in wanted:
+            waiting = self._asking.get(key)
+            if waiting is not None:
+                waiting.append(one)  # it is not sent yet
+            else:
+                self._ask_again(key, one)
+
+    def _ask_again(self, key: str, confirmed: Confirmed) -> None:
+        partition = partition_of(key)
+        waiting = self._asking[key] = [confirmed]
+
+        def forget() -> None:
+            if self._asking.get(key) is waiting:
+                del self._asking[key]
+
+        def make() -> list[Entry]:
+            forget()
+            self._asked_count += 1
+            return [[CONFIRM, partition, key, self._asked_count]]
+
+        def answered(answer: Any, error: HubwireError | None) -> None:
+            forget()
+            if answer == RESYNC:
+                self._queue_snapshot(partition)
+            self._call(waiting, error)
+
+        try:
+            size = 48 + len(key)
+            self._dispatcher.submit(partition, None, answered, size=size, timeout=JOIN_SECONDS, make=make)
+        except Unavailable as error:
+            answered(None, error)
 
     def asked(self, partitions: Iterable[int]) -> None:
         """An owner lacks our members of these partitions."""
@@ -184,3 +219,18 @@ class Registrar:
             old = before.owners[number]
             if owner is not None and (old is None or owner.router != old.router):
                 self._queue_snapshot(number)
+
+
+def _when_all(count: int, confirmed: Confirmed) -> Confirmed:
+    """To be called `count` times: calls back once, when all are confirmed or with the first error."""
+    left = count
+    done = False
+
+    def one(error: HubwireError | None) -> None:
+        nonlocal left, done
+        left -= 1
+        if not done and (error is not None or left == 0):
+            done = True
+            confirmed(error)
+
+    return one

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from gateway.bounds import Bounds, HubBounds
+from gateway.bounds import HubBounds
 from gateway.commands import Commands
 from gateway.connection import Connection, Executed
 from gateway.delivery import Delivery
@@ -28,10 +28,12 @@ from gateway.http_head import Head
 from gateway.hub import LocalHubs
 from gateway.keepalive import KeepAlive
 from gateway.notifications import Notifications, Silent
+from gateway.protocol.negotiate import RELIABLE
 from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
+from gateway.reliable.admission import open_session, recover, refuse_recovery
+from gateway.reliable.service import Durability, ReliableSessions
 from gateway.settings import GatewayLimits
-from gateway.transport import WebSocketPeer
 from gateway.upgrade import hand_over
 from gateway.upstream.commands import UpstreamCommands
 from gateway.upstream.service import UpstreamService
@@ -41,6 +43,7 @@ from hubwire.bus.envelopes import (
     ASK,
     COMMAND,
     DELIVER,
+    DUPLICATE,
     PUBLISH,
     VERSION,
     pack,
@@ -52,7 +55,14 @@ from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settings import SettingsStore
 from hubwire.bus.settle import settle
 from hubwire.bus.subjects import gateway_subject
-from hubwire.model.errors import HubwireError, InvalidRequest, NotFound, PermissionDenied, Unavailable
+from hubwire.model.errors import (
+    Conflict,
+    HubwireError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from hubwire.model.message import Message
 from hubwire.model.names import new_connection_id
 from hubwire.model.permissions import PermissionSet, is_known_role
@@ -82,8 +92,10 @@ class GatewayService:
         upstream: UpstreamService | None = None,
         listeners: Listeners | None = None,
         notifications: Notifications | None = None,
+        durability: Durability | None = None,
     ) -> None:
-        """`upstream` and `listeners` belong to the caller, who closes them after `events`."""
+        """`upstream` and `listeners` belong to the caller, who closes them after `events`. Without
+        `durability` no reliable subprotocols are served."""
         loop = asyncio.get_running_loop()
         self.name = name
         self._loop = loop
@@ -105,7 +117,24 @@ class GatewayService:
         self.delivery = Delivery(self.hubs, loop.time)
         self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
         settings.add_listener(self.keepalive.settings_changed)
-        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave)
+        self.reliable: ReliableSessions | None = None
+        if durability is not None:
+            self.reliable = ReliableSessions(
+                name,
+                bus,
+                owners,
+                self.registrar,
+                self._notifications,
+                self.keepalive,
+                self._flusher,
+                self,
+                lambda: settings.reconnection_keys.current,
+                memory=durability.memory,
+                replicas=durability.replicas,
+            )
+        self.commands = Commands(self.hubs, self.delivery, self.join, self.leave, self.reliable)
+        if self.reliable is not None:
+            self.commands.add(self.reliable.table)
         if upstream is not None:
             self.commands.add(UpstreamCommands(upstream).table)
         self._command_tasks: set[asyncio.Task[None]] = set()
@@ -130,6 +159,7 @@ class GatewayService:
     async def _admit(self, front: Front, head: Head) -> Refusal | None:
         try:
             keys = self._settings.keys
+            again = self._settings.reconnection_keys.both if self.reliable is not None else ()
         except Unavailable as error:
             return Refusal(503, str(error), RETRY_SOON)
         verdict = check(
@@ -138,24 +168,23 @@ class GatewayService:
             keys=[key for key in (keys.primary, keys.secondary, keys.salt) if key],
             audiences=self._audiences,
             now=time.time(),
+            reconnection_keys=again,
         )
         if isinstance(verdict, Refusal):
             return verdict
         if self.draining:
             return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
         if isinstance(verdict, RecoveryRequest):
-            verdict = verdict.refused()  # no sessions are kept here
+            assert self.reliable is not None
+            return await recover(self.reliable, front, head, verdict, self._bounds.of(verdict.hub))
         if isinstance(verdict, RefusedRecovery):
-            transport, rest = front.take_socket()
-            if not transport.is_closing():
-                peer = _Unrecoverable(self._flusher, Bounds())
-                hand_over(transport, peer, verdict.key, verdict.subprotocol, rest)
+            refuse_recovery(front, verdict, self._flusher)
             return None
         bounds = self._bounds.of(verdict.hub)
         # Who waits for an event handler counts too.
         if (
-            len(self.hubs) + len(self.events.connecting) >= self._limits.max_connections
-            or self.hubs.count(hub_key(verdict.hub)) + bounds.deciding >= bounds.max_connections
+            self._clients() + len(self.events.connecting) >= self._limits.max_connections
+            or self._clients(verdict.hub) + bounds.deciding >= bounds.max_connections
         ):
             return Refusal(429, "Too many connections.", (("Retry-After", "5"),))
         connection_id = new_connection_id(os.urandom(16), self.name)
@@ -171,6 +200,18 @@ class GatewayService:
         if self.draining:  # since that handler was asked
             return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
         self._tell_unknown_roles(verdict.hub, welcome.roles)
+        if welcome.codec.name in RELIABLE:
+            assert self.reliable is not None
+            return await open_session(
+                self.reliable,
+                front,
+                head,
+                connection_id,
+                verdict,
+                welcome,
+                bounds,
+                self._limits.register_seconds,
+            )
         connection = Connection(
             connection_id,
             verdict.hub,
@@ -216,6 +257,15 @@ class GatewayService:
                 connection.abort()
         return None
 
+    # -- reliable sessions (client-protocols.md section 4) ---------------------------------------------
+
+    def _clients(self, hub: str | None = None) -> int:
+        """How many connections are here: all, or those of a hub."""
+        if hub is None:
+            return len(self.hubs) + (len(self.reliable.holder) if self.reliable is not None else 0)
+        key = hub_key(hub)
+        return self.hubs.count(key) + (self.reliable.count(key) if self.reliable is not None else 0)
+
     def _tell_unknown_roles(self, hub: str, roles: tuple[str, ...]) -> None:
         """Roles that mean nothing are ignored (client-protocols.md 2.2), but each is told once."""
         told = self._roles_told
@@ -232,6 +282,13 @@ class GatewayService:
         self._notifications.announced(connection)
 
     def publish(self, connection: Connection, request: SendToGroup, done: Executed) -> None:
+        self.publish_as(connection, request, None, done)
+
+    def publish_as(
+        self, connection: Connection, request: SendToGroup, publisher: str | None, done: Executed
+    ) -> None:
+        """Publish. With `publisher` the client may send it again with its ack id, also over another gateway:
+        `done` then gets a Conflict when it was published before."""
         self.received += 1
         key = group_key(connection.hub, request.group)
         message = Message(
@@ -239,11 +296,13 @@ class GatewayService:
         )
         body = pack_body(message, (connection.id,) if request.no_echo else (), None, request.ttl_seconds)
         partition = partition_of(key)
-        entry = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        answered: Callable[[Any, HubwireError | None], None] = lambda _answer, error: done(error)  # noqa: E731
+        if publisher is not None:
+            entry += (publisher, request.ack_id)
+            answered = partial(_published, request.ack_id, done)
         try:
-            self._dispatcher.submit(
-                partition, entry, lambda _answer, error: done(error), size=len(body) + len(key) + 16
-            )
+            self._dispatcher.submit(partition, entry, answered, size=len(body) + len(key) + 16)
         except Unavailable as error:
             done(error)
 
@@ -299,6 +358,9 @@ class GatewayService:
 
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
         self.events.begin(connection, request, done)
+
+    def events_ended(self, connection: Connection) -> None:
+        self.events.ended(connection)
 
     def ended(self, connection: Connection, category: str, reason: str | None) -> None:
         if connection.open:
@@ -380,10 +442,7 @@ class GatewayService:
             await unsubscribe()
 
 
-class _Unrecoverable(WebSocketPeer):
-    """A recovery attempt: it must get its 101 and then 1008, or the client would go on trying (4.5)."""
-
-    __slots__ = ()
-
-    def opened(self) -> None:
-        self.close(1008, "The connection cannot be recovered.", "Normal")
+def _published(ack_id: int | None, done: Executed, answer: Any, error: HubwireError | None) -> None:
+    if error is None and answer == DUPLICATE:
+        error = Conflict(f"Message with ack-id: {ack_id} has been processed")
+    done(error)

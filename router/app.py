@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
 from hubwire.bus.event_log import EventLog
+from hubwire.bus.inbox import list_inboxes
 from hubwire.runtime.leases import Lease, LeaseWatch
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.service import (
@@ -46,7 +48,13 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
     ownership = Ownership(bus, lease, owners, store, routers, gateways, sole_router=config.sole_router)
     service = RouterService(bus, lease, ownership, gateways)
     events = EventLog(bus, memory=memory, replicas=replicas)
-    sweep = Sweep(bus, events, gateways, lambda p: lease.valid and ownership.speaks_for(p) is not None)
+    sweep = Sweep(
+        bus,
+        events,
+        gateways,
+        lambda p: lease.valid and ownership.speaks_for(p) is not None,
+        partial(list_inboxes, bus),
+    )
     try:
         await lease.prepare(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
+from zlib import crc32
 
 import structlog
 
@@ -36,6 +38,7 @@ class Sweep:
         events: EventLog,
         gateways: LeaseWatch,
         speaks_for: Callable[[int], bool],
+        inboxes: Callable[[], Awaitable[set[str]]],
         *,
         choose: Callable[[list[str]], str] = random.choice,
     ) -> None:
@@ -43,6 +46,7 @@ class Sweep:
         self._events = events
         self._gateways = gateways
         self._speaks_for = speaks_for
+        self._inboxes = inboxes
         self._choose = choose
         self._wake = asyncio.Event()
         self._failing = False
@@ -60,6 +64,7 @@ class Sweep:
             try:
                 if self._bus.connected and self._gateways.complete:
                     await self._look()
+                    await self._look_for_inboxes()
                 self._failing = False
             except HubwireError as error:
                 if not self._failing:
@@ -86,9 +91,26 @@ class Sweep:
                 if alive:
                     await self._ask(self._choose(alive), outbox, revision)
 
+    async def _look_for_inboxes(self) -> None:
+        """The sessions of lost gateways are ended once their clients had their time. The same gateway is
+        asked each time, for as long as it lives: it counts that time."""
+        alive = self._gateways.alive
+        for lost in await self._inboxes():
+            if (
+                lost not in alive
+                and alive
+                and self._speaks_for(outbox_partition(lost))
+                and self._gateways.certainly_ended(lost)
+            ):
+                keeper = min(alive, key=lambda gateway: crc32(f"{gateway}/{lost}".encode()))
+                await self._send(keeper, lost, "sweep_inbox", [lost])
+
     async def _ask(self, gateway: str, outbox: str, revision: int) -> None:
+        await self._send(gateway, outbox, "sweep", [outbox, revision])
+
+    async def _send(self, gateway: str, outbox: str, operation: str, arguments: list[Any]) -> None:
         self.asked += 1
-        command = command_to_gateway("sweep", [outbox, revision])
+        command = command_to_gateway(operation, arguments)
         try:
             answer = unpack(await self._bus.ask(gateway_subject(gateway), command, COMMAND_SECONDS))
             if answer[1] != "ok":

@@ -14,6 +14,7 @@ from gateway.connection import SEND_EVENT, Connection, Executed, Executor
 from gateway.flusher import Flusher
 from gateway.reliable.session import Session
 from gateway.upstream.source import EventSource
+from hubwire.model.errors import HubwireError
 from hubwire.model.message import Message
 
 _LOST = frozenset(("Normal", "ServiceReload", "PingTimeout", "ServiceTransientError", "Moved"))
@@ -28,6 +29,9 @@ class ReliableExecutor(Executor, Protocol):
         """The 101 is written: say `connected`, then everything that is not acknowledged."""
 
     def acked(self, connection: ReliableConnection, sequence_id: int) -> None: ...
+    def executed(self, connection: ReliableConnection) -> None:
+        """A request with an ack id has been executed, whether or not the socket still is there."""
+
     def direct(self, connection: ReliableConnection, message: Message, done: Executed) -> None: ...
 
 
@@ -74,6 +78,14 @@ class ReliableConnection(Connection):
     def deliver(self, message: Message, done: Executed) -> None:
         """Through the inbox, since it is numbered; done once it is on its way in its place."""
         self._holder.direct(self, message, done)
+
+    def _executed(self, ack_id: int | None, publish_size: int, error: HubwireError | None) -> None:
+        super()._executed(ack_id, publish_size, error)
+        if ack_id is not None:
+            self._holder.executed(self)
+        successor = self.session.connection
+        if successor is not None and successor is not self and not successor.closing:
+            successor._go_on()  # what waits there for the very request that was executed here
 
     def ended(self, category: str, reason: str | None) -> None:
         if category not in _LOST:

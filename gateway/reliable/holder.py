@@ -104,6 +104,10 @@ class Holder:
         found = (self.sessions.get(state.id) for state in fold.sessions.members(key))
         return [session for session in found if session is not None and not session.over]
 
+    def count(self, key: str) -> int:
+        fold = self.log.fold
+        return fold.sessions.count(key) if fold is not None else 0
+
     # -- opening -----------------------------------------------------------------------------------
 
     async def open(self, state: SessionState, seconds: float) -> Session:

@@ -13,6 +13,7 @@ leaves nothing behind, and its client tries again.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -28,6 +29,7 @@ from hubwire.bus.jetstream import StreamMissing
 from hubwire.bus.keys import partition_of
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.session_records import SessionRecord
+from hubwire.bus.settle import settle
 from hubwire.model.errors import NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -147,7 +149,7 @@ class Moves:
                 keys += new
                 holder.coming[session_id] = keys
                 if new:
-                    await holder.confirmed(new)
+                    await self._confirmed_again(new)
                 floors = self._floors(keys)
                 entry = mark_entry(session_id, record.generation, holder.name)
                 marked = await holder.log.writer.write(record.holder, entry, MARK_SECONDS)
@@ -187,6 +189,13 @@ class Moves:
         self.moved += 1
         log.debug("session_moved", connection_id=session_id, before=record.holder)
         return session
+
+    async def _confirmed_again(self, keys: list[str]) -> None:
+        """Wait until what was stamped for the keys so far is stored: what stands in the own log already is
+        in that of before too, then. Also for keys that others here have: they were confirmed earlier."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._holder.needs.confirm_again(keys, partial(settle, future, None))
+        await future
 
     async def _claim(self, session_id: str, record: SessionRecord, generation: int) -> int | None:
         """The record's new revision, or None when somebody else was first. What is not answered is settled

@@ -56,6 +56,11 @@ class Needs:
         """Call back once the owners of all of these keys have confirmed them, or with the first error."""
         self._registrar.when_all_confirmed([reliable_key(key) for key in keys], confirmed)
 
+    def confirm_again(self, keys: Iterable[str], confirmed: Confirmed) -> None:
+        """The same, and behind all that the owners have stamped by now, also for keys that were confirmed
+        long ago: for another session, whose log of before must have all that stands here already."""
+        self._registrar.confirm_again([reliable_key(key) for key in keys], confirmed)
+
     def when_left(self, key: str, known: Confirmed) -> None:
         """Call back once the owner knows that the key was left, or did not answer in time."""
         self._registrar.when_left(reliable_key(key), known)

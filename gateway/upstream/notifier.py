@@ -29,7 +29,7 @@ from gateway.upstream.owed import EVENTS_AHEAD, disconnected_of, owe
 from gateway.upstream.schedule import BackOff, Schedule, Waiting
 from gateway.upstream.service import UpstreamService
 from gateway.upstream.source import EventSource
-from gateway.upstream.takeover import TakeOver
+from gateway.upstream.takeover import FateOf, TakeOver, always_over
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.event_log import EventLog, Pending, event_subject, life_subject
@@ -86,6 +86,7 @@ class Notifier:
         clock: Clock | None = None,
         back_off: BackOff = BackOff(),  # noqa: B008 (an immutable tuple)
         chance: Callable[[], float] = random.random,
+        fate_of: FateOf = always_over,
     ) -> None:
         self.name = name
         self._upstream = upstream
@@ -102,7 +103,7 @@ class Notifier:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._given_up = GivenUp(letters, self._outbox.open, self._clock)
-        self._take_over = TakeOver(name, events, self._outbox, self)
+        self._take_over = TakeOver(name, events, self._outbox, self, fate_of)
         self.delivered = 0
         self.unwanted = 0
 

@@ -32,3 +32,9 @@ def disconnected_of(owed: bytes, now: float) -> NotificationContext:
     number = source.next_id()
     request_id = uuid.uuid5(_NAMESPACE, f"{source.connection_id}/disconnected")
     return NotificationContext(source.snapshot(), "disconnected", number, now, str(request_id), LOST_REASON)
+
+
+def may_outlive_gateway(owed: bytes) -> bool:
+    """Whether it is of a reliable session, whose client may come back over another gateway. Raises
+    msgspec.DecodeError."""
+    return ".reliable." in (_decoder.decode(owed).subprotocol or "")

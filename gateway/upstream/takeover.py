@@ -8,13 +8,15 @@ repeat any of it changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
 from itertools import groupby
 from typing import Protocol
 
 import structlog
 
 from gateway.upstream.outbox import Outbox, Record
+from gateway.upstream.owed import may_outlive_gateway
 from hubwire.bus.event_log import EventLog, unpack_document
 from hubwire.model.errors import HubwireError, InvalidRequest
 
@@ -22,6 +24,24 @@ log = structlog.get_logger(__name__)
 
 READ_AT_ONCE = 32
 PAUSE_SECONDS = 0.5
+
+
+class Fate(Enum):
+    """What has become of a connection that its gateway has not ended: OVER, so its end is told now; MOVED to
+    another gateway, which tells of it; or OPEN, since its client may still come back."""
+
+    OVER = "over"
+    MOVED = "moved"
+    OPEN = "open"
+
+
+FateOf = Callable[[str, str], Awaitable[Fate]]
+"""From the connection id and the gateway that is gone. Raises Unavailable."""
+
+
+async def always_over(_connection_id: str, _gateway: str) -> Fate:
+    """What it is of plain connections: they end with their gateway."""
+    return Fate.OVER
 
 
 class Adopter(Protocol):
@@ -32,7 +52,15 @@ class Adopter(Protocol):
 class TakeOver:
     """The outboxes that this gateway works off for others."""
 
-    def __init__(self, name: str, events: EventLog, outbox: Outbox, adopter: Adopter) -> None:
+    def __init__(
+        self,
+        name: str,
+        events: EventLog,
+        outbox: Outbox,
+        adopter: Adopter,
+        fate_of: FateOf = always_over,
+    ) -> None:
+        self._fate_of = fate_of
         self._name = name
         self._events = events
         self._outbox = outbox
@@ -81,7 +109,7 @@ class TakeOver:
     async def _worked_off(self, outbox: str) -> None:
         """Wait until what we hold of it is done. What there was no room for, or came late, is looked for
         after that."""
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(PAUSE_SECONDS)
         while any(record.outbox == outbox for record in self._outbox.records.values()):  # noqa: ASYNC110
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -127,6 +155,15 @@ class TakeOver:
                 continue
             record.pending = [*document.pending]
             record.owed = document.owed
+            if record.owed is not None and may_outlive_gateway(record.owed):
+                fate = await self._fate_of(record.connection_id, outbox)
+                if fate is Fate.OPEN:
+                    return 0  # looked at again, until it is decided
+                if fate is Fate.MOVED:
+                    if not record.pending:
+                        await self._events.remove(subject, message.seq)
+                        continue
+                    record.owed = None
             records.append(record)
         return len(records) if self._adopter.adopt(records) else 0
 

@@ -43,22 +43,30 @@ class World:
         self.gateways = Leases()
         self.held: dict[str, tuple[str, int]] = {}
         self.asked: list[tuple[str, str, int]] = []
+        self.left: set[str] = set()
         self.mine = True
         self.away = False
         parts: Any = (self, self, self.gateways)
-        self.sweep = Sweep(*parts, lambda _partition: self.mine, choose=lambda names: names[0])
+        self.sweep = Sweep(*parts, lambda _partition: self.mine, self.inboxes, choose=lambda names: names[0])
 
     async def outboxes(self) -> list[str]:
         if self.away:
             raise Unavailable("timeout")
         return [*self.held]
 
+    async def inboxes(self) -> set[str]:
+        return self.left
+
     async def holder(self, outbox: str) -> tuple[str, int] | None:
         return self.held.get(outbox)
 
     async def ask(self, subject: str, payload: bytes, _timeout: float) -> bytes:
-        _, _, operation, (outbox, revision) = unpack(payload)
+        _, _, operation, arguments = unpack(payload)
+        if operation == "sweep_inbox":
+            self.asked.append((subject.removeprefix("hw.gw."), arguments[0], 0))
+            return pack([VERSION, "ok", True])
         assert operation == "sweep"
+        outbox, revision = arguments
         self.asked.append((subject.removeprefix("hw.gw."), outbox, revision))
         return pack([VERSION, "ok", True])
 
@@ -161,3 +169,16 @@ async def test_a_nats_that_does_not_answer_is_asked_again(world: World) -> None:
     world.away = False
     await asyncio.sleep(LOOK_SECONDS)
     assert world.asked == [("g2", "g1", 5)]
+
+
+@in_a_world
+async def test_the_inbox_of_a_lost_gateway_is_always_given_to_the_same_living_one(world: World) -> None:
+    world.gateways.alive |= {"g2", "g3", "g4"}
+    world.gateways.ended.add("g1")
+    world.left = {"g1", "g2"}
+    world.gateways.end("g9")
+    await asyncio.sleep(30)
+    asked = {gateway for gateway, _, _ in world.asked}
+    assert len(world.asked) > 3
+    assert len(asked) == 1
+    assert {lost for _, lost, _ in world.asked} == {"g1"}

@@ -1,0 +1,162 @@
+"""Keeps inboxes short: trims the own one, and takes those of lost gateways away when nothing in them can
+come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from gateway.reliable.cycle import Cycle
+from gateway.reliable.fold import InboxFold
+from gateway.reliable.logs import OtherLogs
+from gateway.reliable.own_log import OwnLog
+from hubwire.bus.inbox import Inbox
+from hubwire.bus.jetstream import StreamMissing
+from hubwire.bus.session_records import SessionRecords
+from hubwire.model.errors import HubwireError, Unavailable
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 1.0
+TRIM_BYTES = 8 * 1024 * 1024
+TRIM_SECONDS = 30.0
+"""The log is trimmed when it has grown by so much, or when it has grown at all in that time."""
+ENTRIES_PER_TURN = 200
+CYCLE_SECONDS = 60.0
+AT_ONCE = 32
+PAUSE_SECONDS = 1.0
+
+
+class Trimming:
+    """Writes checkpoints into the own inbox and trims it before them. `run()` until cancelled."""
+
+    def __init__(self, own: OwnLog) -> None:
+        self._own = own
+        self._number = 0
+        self._last = asyncio.get_running_loop().time()
+        self.cycles = 0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            grown = self._own.bytes
+            if grown < TRIM_BYTES and (not grown or loop.time() - self._last < TRIM_SECONDS):
+                continue
+            fold = self._own.fold
+            if fold is None:
+                continue
+            try:
+                async with asyncio.timeout(CYCLE_SECONDS):
+                    await self.trim(fold)
+            except (HubwireError, TimeoutError) as error:
+                log.warning("inbox_not_trimmed", error=str(error) or repr(error))
+            self._last = loop.time()
+
+    async def trim(self, fold: InboxFold) -> None:
+        """One whole cycle. What it writes itself does not count as growth. Raises Unavailable."""
+        self._number += 1
+        cycle = Cycle(fold, self._number)
+        batch: list[bytes] = []
+        for entry in cycle.entries():
+            if entry is None:
+                await self._write(batch)
+                batch = []
+                await asyncio.sleep(0.02)
+                continue
+            batch.append(entry)
+            if len(batch) >= ENTRIES_PER_TURN:
+                await self._write(batch)
+                batch = []
+        await self._write(batch)
+        if self._own.fold is not fold:
+            raise Unavailable("The inbox was lost.")
+        self._own.bytes = 0
+        await self._own.inbox.purge(cycle.as_of + 1)
+        self.cycles += 1
+
+    async def _write(self, entries: list[bytes]) -> None:
+        if entries:
+            await self._own.written(entries)
+
+
+class LostInboxes:
+    """Ends the sessions of gateways that are lost, once their clients have had their time to come back.
+    Routers ask for it (router/sweep.py); to ask twice, or two gateways, does no harm: each session is ended
+    by one compare-and-set, and `disconnected` is then sent by who works off the lost gateway's outbox."""
+
+    def __init__(
+        self,
+        logs: OtherLogs,
+        records: SessionRecords,
+        inbox_of: Callable[[str], Inbox],
+        retention_seconds: float,
+    ) -> None:
+        self._logs = logs
+        self._records = records
+        self._inbox_of = inbox_of
+        self._retention = retention_seconds
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    async def sweep(self, gateway: str) -> bool:
+        """Begin with a lost gateway's inbox, unless that is under way. The command of routers."""
+        if gateway not in self._under_way:
+            task = asyncio.create_task(self._sweep(gateway))
+            self._under_way[gateway] = task
+            task.add_done_callback(lambda _task: self._under_way.pop(gateway, None))
+        return True
+
+    async def close(self) -> None:
+        tasks = [*self._under_way.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sweep(self, gateway: str) -> None:
+        await asyncio.sleep(self._retention)
+        log.info("inbox_swept", gateway=gateway)
+        while True:
+            try:
+                fold = await self._logs.of(gateway).read()
+                await self._end_all(gateway, [state.id for state in fold.sessions])
+                break
+            except StreamMissing:
+                return
+            except Unavailable as error:
+                log.debug("inbox_not_swept", gateway=gateway, error=str(error))
+                await asyncio.sleep(PAUSE_SECONDS)
+        self._logs.drop(gateway)
+        while True:
+            try:
+                await self._inbox_of(gateway).delete()
+                return
+            except Unavailable:
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _end_all(self, gateway: str, sessions: list[str]) -> None:
+        """End those that nobody has taken over. Raises Unavailable when one of them may be left."""
+        todo = iter(sessions)
+        ended = 0
+
+        async def worker() -> None:
+            nonlocal ended
+            for session_id in todo:
+                while True:
+                    record = await self._records.read(session_id)
+                    if record.ended or record.holder != gateway:
+                        break
+                    if (
+                        await self._records.end(session_id, record.generation + 1, record.revision)
+                        is not None
+                    ):
+                        ended += 1
+                        break
+
+        results = await asyncio.gather(*(worker() for _ in range(AT_ONCE)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result if isinstance(result, HubwireError) else Unavailable(repr(result))
+        if ended:
+            log.info("sessions_ended", gateway=gateway, count=ended)
