@@ -199,6 +199,16 @@ class PartitionMembers:
             return False
         return True
 
+    def has(self, gateway: str, key: str) -> bool:
+        """Whether the gateway gets what is published to the key. One that says that it must, and does not,
+        is unsynced from now on."""
+        self.gateway_seen(gateway)
+        view = self._views[gateway]
+        if view.synced and key not in view.keys:
+            self._unsync(gateway, view)
+            return False
+        return True
+
     def _unsync(self, gateway: str, view: _View) -> None:
         view.synced = False
         self._drop_keys(gateway, view)

@@ -17,6 +17,7 @@ import structlog
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import (
+    CONFIRM,
     DUPLICATE,
     JOIN,
     LEAVE,
@@ -173,6 +174,11 @@ class RouterService:
                 self._strangers.add(sender)
             if kind in (JOIN, LEAVE):
                 return self._transition(owned, sender, kind == JOIN, entry)
+            if kind == CONFIRM:
+                _, _, key, asking = entry
+                self.inboxes.heard(sender)
+                answer = OK if owned.members.has(sender, key) else RESYNC
+                return owned.writes.barrier(key[1:], sender, -asking, answer) or answer
             if kind == SNAPSHOT:
                 if any(map(is_reliable, entry[4])):
                     self.inboxes.heard(sender)

@@ -7,6 +7,7 @@ To a router, `hw.router.<router>`, answered entry by entry:
       leave     [LEAVE, partition, key, seq, digest]
       snapshot  [SNAPSHOT, partition, seq, digest, [key, ...], part, parts]
       who       [WHO, partition, key]
+      confirm   [CONFIRM, partition, key, number]
     answer: [VERSION, [answer, ...]] with OK, NOT_MINE, RESYNC, REFUSED, WAIT, DUPLICATE, or for WHO
             [[member gateways], [unsynced], [lost, but its sessions can come back], [lost and not known]]
 
@@ -24,6 +25,7 @@ A `body` is opaque to routers and is packed once by the publisher:
 `publisher` (a connection) and `ack id` name a publish that its client may send again, also over another
 gateway: the owner answers the second one DUPLICATE and does nothing. A key of reliable members is joined
 and left as its `reliable_key`; its joining is confirmed when all that was published to it before is stored.
+A gateway that has it already asks for the same with CONFIRM, and counts its asking.
 
 `epoch` is the one that the sender's table names: an owner of another epoch answers NOT_MINE, so what was
 meant for an earlier owner, and comes late, does nothing.
@@ -46,7 +48,7 @@ from hubwire.model.message import DataType, Message
 
 VERSION = 1
 
-PUBLISH, JOIN, LEAVE, SNAPSHOT, WHO = range(5)
+PUBLISH, JOIN, LEAVE, SNAPSHOT, WHO, CONFIRM = range(6)
 OK, NOT_MINE, RESYNC, REFUSED, WAIT, DUPLICATE = range(6)
 DELIVER, ASK, COMMAND = range(3)
 
