@@ -12,8 +12,8 @@ import pytest
 from support.virtual_time import run
 
 from hubwire.bus.client import TIMEOUT, ReplyHandler
-from hubwire.bus.dispatcher import ANSWER_SECONDS, BATCH_BYTES, Dispatcher
-from hubwire.bus.envelopes import NOT_MINE, OK, REFUSED, answer_to_batch, unpack
+from hubwire.bus.dispatcher import ANSWER_SECONDS, BATCH_BYTES, WAIT_SECONDS, Dispatcher
+from hubwire.bus.envelopes import DUPLICATE, NOT_MINE, OK, REFUSED, WAIT, answer_to_batch, unpack
 from hubwire.bus.owners import EMPTY_TABLE, OwnersTable
 from hubwire.bus.subjects import router_subject
 from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, LimitExceeded, Unavailable
@@ -45,9 +45,11 @@ class Request:
 
     def _end(self, data: bytes | None, reason: str) -> None:
         assert not self.done
-        self.done = True
         self.timer.cancel()
-        self.handler(data, reason)
+        more = self.handler(data, reason)
+        self.done = more is None
+        if more is not None:
+            self.timer = asyncio.get_running_loop().call_later(more, self.lose)
 
     @property
     def texts(self) -> list[str]:
@@ -455,6 +457,159 @@ async def test_what_a_router_does_not_understand_fails_and_is_not_repeated(world
     assert [(text, type(error)) for text, _, error in world.answers] == [("a", InvalidRequest)]
     await turn(2)
     assert len(world.sent) == 1
+
+
+# -- answers that come later ------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_an_entry_that_waits_is_answered_later_and_holds_up_nothing_behind_it(world: World) -> None:
+    world.submit(1, "a")
+    world.submit(1, "b")
+    world.submit(2, "c")
+    await turn()
+    world.sent[0].answer(WAIT, OK, OK)
+    assert world.answered == ["b", "c"]
+    world.submit(1, "d")
+    await turn()
+    assert world.sent[1].texts == ["d"]
+    world.sent[1].answer()
+    world.sent[0].answer(DUPLICATE, OK, OK)
+    assert world.answers[-1] == ("a", DUPLICATE, None)
+    assert world.dispatcher.waiting_bytes == 0
+
+
+@in_virtual_time
+async def test_the_rest_can_come_in_parts(world: World) -> None:
+    for text in "abc":
+        world.submit(1, text)
+    await turn()
+    world.sent[0].answer(WAIT, WAIT, WAIT)
+    world.sent[0].answer(WAIT, OK, WAIT)
+    assert world.answered == ["b"]
+    world.sent[0].answer(WAIT, OK, REFUSED)
+    world.sent[0].answer(OK, OK, OK)
+    assert world.answered == ["b", "a"]
+    assert world.failed == ["c"]
+    assert world.sent[0].done
+
+
+@in_virtual_time
+async def test_what_waits_goes_to_a_new_owner_before_all_that_came_after_it(world: World) -> None:
+    for number in range(3):
+        world.submit(1, f"waits {number}")
+        await turn()
+        world.sent[-1].answer(WAIT)
+    world.submit(1, "in flight")
+    await turn()
+    world.submit(1, "waiting")
+    world.owners.give({1: B})
+    await turn()
+    world.sent[0].answer()  # of the owner of before: it does not count
+    assert not world.answers
+    order = world.sent[-1].texts
+    assert world.sent[-1].router == B
+    world.sent[-1].answer()
+    assert order == ["waits 0", "waits 1", "waits 2", "in flight", "waiting"]
+    assert world.answered == order
+
+
+@in_virtual_time
+async def test_what_waits_is_repeated_in_batches_that_the_server_takes(world: World) -> None:
+    for number in range(20):
+        world.submit(1, f"{number:02}", size=BATCH_BYTES // 2)
+        await turn(0.002)
+        world.sent[-1].answer(*[WAIT] * len(world.sent[-1].entries))
+    world.owners.give({1: B})
+    received: list[str] = []
+    while len(world.answered) < 20:
+        await turn(0.01)
+        assert len(world.sent[-1].entries) <= 2
+        received += world.sent[-1].texts
+        world.sent[-1].answer()
+    assert received == world.answered == [f"{number:02}" for number in range(20)]
+
+
+@in_virtual_time
+async def test_silence_about_what_waits_is_followed_by_a_repeat_after_a_longer_while(world: World) -> None:
+    world.submit(1, "a", timeout=30)
+    await turn()
+    world.sent[0].answer(WAIT)
+    await turn(WAIT_SECONDS - 0.5)
+    assert len(world.sent) == 1
+    await turn(1)
+    assert [request.texts for request in world.sent] == [["a"], ["a"]]
+    world.sent[1].answer(WAIT)
+    world.sent[1].answer()
+    assert world.answered == ["a"]
+
+
+@in_virtual_time
+async def test_a_late_refusal_is_no_answer(world: World) -> None:
+    world.submit(1, "a")
+    world.submit(1, "b")
+    await turn()
+    world.sent[0].answer(WAIT, WAIT)
+    world.sent[0].answer(OK, NOT_MINE)
+    assert world.answered == ["a"]
+    assert world.owners.refreshes
+    await turn(0.1)
+    assert world.sent[1].texts == ["b"]
+    world.sent[1].answer()
+
+
+@in_virtual_time
+async def test_a_batch_of_which_some_is_refused_and_some_waits_is_repeated_whole(world: World) -> None:
+    world.submit(1, "a")
+    world.submit(1, "b")
+    await turn()
+    world.sent[0].answer(WAIT, NOT_MINE)
+    assert world.sent[0].done
+    await turn(0.1)
+    assert world.sent[1].texts == ["a", "b"]
+    world.sent[1].answer()
+    assert world.answered == ["a", "b"]
+
+
+@in_virtual_time
+async def test_after_the_connection_was_lost_what_waits_is_sent_again(world: World) -> None:
+    world.submit(1, "a")
+    await turn()
+    world.sent[0].answer(WAIT)
+    world.submit(1, "b")
+    await turn()
+    world.bus.disconnect()
+    await turn(0.5)
+    world.bus.reconnect()
+    await turn()
+    assert world.sent[-1].texts == ["a", "b"]
+    world.sent[-1].answer()
+    assert world.answered == ["a", "b"]
+
+
+@in_virtual_time
+async def test_who_waits_too_long_is_told_and_nothing_more_is_sent_of_it(world: World) -> None:
+    world.submit(1, "a", timeout=2)
+    world.submit(1, "kept", timeout=2, keep=True)
+    await turn()
+    world.sent[0].answer(WAIT, WAIT)
+    await turn(3)
+    assert sorted(world.failed) == ["a", "kept"]
+    world.owners.give({1: B})
+    await turn()
+    assert world.sent[-1].texts == ["kept"]
+    world.sent[-1].answer()
+    assert world.dispatcher.waiting_bytes == 0
+
+
+@in_virtual_time
+async def test_closing_gives_up_what_waits(world: World) -> None:
+    world.submit(1, "a")
+    await turn()
+    world.sent[0].answer(WAIT)
+    world.dispatcher.close()
+    assert world.failed == ["a"]
+    world.sent[0].answer()
 
 
 # -- no owner, no bus -------------------------------------------------------------------------------
