@@ -48,6 +48,7 @@ TICK_SECONDS = 1.0
 MOVE_SECONDS = 10.0
 """How long another gateway has to take a session that it marked; then it goes on here."""
 RECORD_PAUSE_SECONDS = 0.5
+UNJUDGED_TIMES = 4
 
 
 class Holder:
@@ -244,17 +245,25 @@ class Holder:
                     connection.send_until(data, deadline)
                 else:
                     connection.send(data)
-            if (len(state.unacked) > messages or state.unacked_bytes > size) and session.judged:
+            if len(state.unacked) > messages or state.unacked_bytes > size:
                 self._loop.call_soon(self._overflow, session)
 
     def _overflow(self, session: Session) -> None:
-        if not session.over:
-            text = "Too much is not acknowledged."
-            connection = session.connection
-            if connection is not None:
-                connection.close(1008, text, "SlowClient", seconds=1.0)  # ends the session by `detach`
-            else:
-                self.end(session, "SlowClient", text)
+        """Too much is not acknowledged. A client that has just come back and has not said yet what it has may
+        have more; but not without end, if it never says."""
+        state = session.state
+        times = 1 if session.judged else UNJUDGED_TIMES
+        if session.over or (
+            len(state.unacked) <= times * self._unacked_messages
+            and state.unacked_bytes <= times * self._unacked_bytes
+        ):
+            return
+        text = "Too much is not acknowledged."
+        connection = session.connection
+        if connection is not None:
+            connection.close(1008, text, "SlowClient", seconds=1.0)  # ends the session by `detach`
+        else:
+            self.end(session, "SlowClient", text)
 
     def marked(self, session_id: str, generation: int, by: str) -> None:
         session = self.sessions.get(session_id)
