@@ -40,13 +40,18 @@ check: $(VENV)/test.stamp ## style, types, import rules, unit and property tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
 
-KINDS := unit property integration conformance chaos browser examples
+KINDS := unit property integration conformance browser examples
 .PHONY: $(KINDS)
-unit property integration chaos: $(VENV)/test.stamp
+unit property integration: $(VENV)/test.stamp
 conformance: $(VENV)/test.stamp js-deps
 browser examples: $(VENV)/test.stamp js-deps browser-deps
 $(KINDS): ## one kind of tests
 	$(BIN)/pytest tests/$@ $(ARGS)
+
+MINUTES ?=
+.PHONY: chaos
+chaos: $(VENV)/test.stamp ## tests of faults; with MINUTES=15, random ones for so long, and a table of what became of it
+	$(if $(MINUTES),cd tests && $(abspath $(BIN))/python -m support.chaos_run --minutes $(MINUTES) $(ARGS),$(BIN)/pytest tests/chaos $(ARGS))
 
 .PHONY: test-deps
 test-deps: $(VENV)/test.stamp js-deps browser-deps

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from hubwire.runtime.child import BEAT
 from hubwire.runtime.listen import HeldPort, hold_listen_port
@@ -34,12 +34,14 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["router.app", "gateway.app", "controlplane.service", "uvloop"])
 
 
-def _run(role: Role, config: ProcessConfig, log: str, ready: Connection) -> None:
+def _run(role: Role, config: ProcessConfig, log: str, ready: Connection, clock: Clock) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    real = time.time
+    time.time = lambda: real() + clock.value
     from hubwire.runtime.logs import configure_logs
 
     configure_logs("info", "json")
@@ -53,6 +55,12 @@ def _run(role: Role, config: ProcessConfig, log: str, ready: Connection) -> None
     run(config.replace(ready_fd=ready.fileno()))
 
 
+class Clock(Protocol):
+    """A number that two processes see."""
+
+    value: float
+
+
 class Service:
     """One process. `start` after it has ended begins a new run, on the same port."""
 
@@ -61,6 +69,7 @@ class Service:
         self.config = config
         self.log = log
         self._held = held
+        self._clock: Clock = _context.Value("d", 0.0, lock=False)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._ready: Connection | None = None
 
@@ -82,7 +91,9 @@ class Service:
         """Start without waiting."""
         assert not self.running, "it runs already"
         self._ready, theirs = Pipe(duplex=False)
-        self._process = _context.Process(target=_run, args=(self.role, self.config, str(self.log), theirs))
+        self._process = _context.Process(
+            target=_run, args=(self.role, self.config, str(self.log), theirs, self._clock)
+        )
         self._process.start()
         theirs.close()
         return self
@@ -119,6 +130,10 @@ class Service:
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+
+    def move_clock(self, seconds: float) -> None:
+        """How far its wall clock (time.time, which is all that we ask) is from the right one, from now on."""
+        self._clock.value = seconds
 
     def join(self, seconds: float = 10.0) -> int | None:
         assert self._process is not None

@@ -15,6 +15,7 @@ the same order. `ReliableClient` is one session; who wants to go on after its en
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -44,10 +45,8 @@ MAX_UNANSWERED: Final = 200
 class ReliableClient:
     """One session. All methods are for one event loop; `request` and its like may be called by many tasks, of
     which no more than `MAX_UNANSWERED` wait for an answer at a time, the others for their turn.
-
-    `acks` False makes one that reads and never acks. `silence_seconds` is how long it hears nothing before it
-    gives a socket up (it pings, so something comes).
-    """
+    `acks` False makes one that never acks. `silence_seconds` after the last sign of life (it pings) it gives
+    a socket up."""
 
     def __init__(
         self,
@@ -66,6 +65,8 @@ class ReliableClient:
         self.token = ""
         self.disconnected: str | None = None
         """The reason of a `disconnected` message, once there was one."""
+        self.removed_at: float | None = None
+        """When somebody was about to close this connection over REST; what is refused then is `removed`."""
         self.ended = asyncio.Event()
         self.attached = asyncio.Event()
         self.arrived: set[str] = set()
@@ -285,7 +286,7 @@ class ReliableClient:
                 socket, greeting = await self._dial_again()
             except ConnectionClosed as error:
                 if error.rcvd is not None and error.rcvd.code == 1008:
-                    self.session.end = End(time.monotonic(), "refused")
+                    self.session.end = self._refused()
                     return
             except NOT_THERE:
                 pass
@@ -298,6 +299,11 @@ class ReliableClient:
                 self.session.end = End(time.monotonic(), "unrecovered")
                 return
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _refused(self) -> End:
+        if self.removed_at is not None:
+            return End(self.removed_at, "removed")
+        return End(time.monotonic(), "refused")
 
     async def _dial_again(self) -> tuple[ClientConnection, Connected]:
         query = urlencode(
@@ -342,13 +348,13 @@ class ReliableClient:
             self._mark_lost(here)
 
     def _got(self, here: Attachment, message: Message) -> None:
-        at = here.heard_at
-        self.session.frames.append(Frame(at, here.number, message.sequence_id, message.group, message.text))
+        text, group = sys.intern(message.text), sys.intern(message.group)
+        self.session.frames.append(Frame(here.heard_at, here.number, message.sequence_id, group, text))
         self._highest = max(self._highest, message.sequence_id or 0)
         if self._highest - self._acked >= ACK_MESSAGES:
             self._ack(here)
-        self.arrived.add(message.text)
-        if (awaited := self._awaited.pop(message.text, None)) is not None:
+        self.arrived.add(text)
+        if (awaited := self._awaited.pop(text, None)) is not None:
             awaited.set()
 
     def _answered(self, ack: Acked) -> None:
