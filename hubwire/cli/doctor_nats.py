@@ -41,6 +41,7 @@ async def examine_nats(config: ProcessConfig | None) -> list[Check]:
             checks.append(await _jetstream(bus, config))
             if checks[-1].state == "fail":
                 return checks
+            checks.append(_durability(config))
             checks += await _buckets(bus, config)
             checks.append(await _nats_clock(bus))
             checks += await _leases(bus, config)
@@ -201,6 +202,18 @@ async def _buckets(bus: BusClient, config: ProcessConfig) -> Sequence[Check]:
         else:
             checks.append(Check(f"bucket {bucket}", "ok", f"{copies} cop{'y' if copies == 1 else 'ies'}"))
     return checks
+
+
+_PROMISES = {
+    "memory": "nothing outlives nats-server; the sessions of reliable clients end with it",
+    "local": "one copy in files; a crash of the machine loses what was not flushed (sync_interval)",
+    "replicated": "three copies in files; power lost on all loses what was not flushed (sync_interval)",
+}
+
+
+def _durability(config: ProcessConfig) -> Check:
+    """The mode that is meant; whether the buckets are like that is the next checks' business."""
+    return Check("durability", "ok", f"{config.durability}: {_PROMISES[config.durability]}")
 
 
 async def _nats_clock(bus: BusClient) -> Check:

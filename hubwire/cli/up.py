@@ -60,6 +60,12 @@ def up_settings() -> list[Setting]:
         own("workers", p.integer(1, 256), "gateway worker processes; default: one a core", _cores()),
         own("data", str, "folder for keys and stored messages", DEFAULT_FOLDER),
         own("memory", p.boolean, "keep nothing: all is gone after a stop", False),
+        own(
+            "sync_interval",
+            p.sync_interval,
+            "how often what is stored is flushed to the disk, or always",
+            "1s",
+        ),
         *shared,
     ]
 
@@ -79,6 +85,7 @@ class Plan:
     local_endpoint: str  # by which this machine itself reaches it, also when clients come by another way
     keys: AccessKeys
     folder: DataFolder
+    sync_interval: str = "1s"
 
     def connection_string(self, endpoint: str) -> str:
         return f"Endpoint={endpoint};AccessKey={self.keys.primary};Version=1.0;"
@@ -118,7 +125,15 @@ def run(args: Namespace, out: Output) -> int:
             )
             local = f"http://{url_host(config.host)}:{held.port}"
             endpoint = config.public_endpoints[0] if config.public_endpoints else local
-            plan = Plan(config, cast(int, own["workers"]), endpoint, local, keys, folder)
+            plan = Plan(
+                config,
+                cast(int, own["workers"]),
+                endpoint,
+                local,
+                keys,
+                folder,
+                cast(str, own["sync_interval"]),
+            )
             _supervise(plan, out)
     finally:
         folder.close()
@@ -138,6 +153,7 @@ def _supervise(plan: Plan, out: Output) -> None:
         user="hubwire",
         password=secrets.token_urlsafe(24),
         system_password=secrets.token_urlsafe(24),
+        sync_interval=plan.sync_interval,
     )
     children = Family(plan.config, plan.workers, nats, plan.folder)
 

@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote, urlsplit
 
@@ -58,6 +59,13 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 port = integer(0, 65535)
+
+
+def sync_interval(text: str) -> str:
+    """`always`, or a number with a unit that nats-server takes (`500ms`, `1s`, `2m`)."""
+    if text == "always" or re.fullmatch(r"[1-9][0-9]{0,5}(ms|s|m)", text):
+        return text
+    raise ValueError("must be 'always' or a time such as 500ms, 1s or 2m")
 
 
 def boolean(text: str) -> bool:

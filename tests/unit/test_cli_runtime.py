@@ -17,7 +17,7 @@ import structlog
 
 from hubwire.model.errors import Conflict, InvalidRequest
 from hubwire.model.settings import AccessKeys
-from hubwire.runtime import logs
+from hubwire.runtime import logs, parsers
 from hubwire.runtime.data_folder import open_data_folder, read_keys, write_keys
 from hubwire.runtime.listen import hold_listen_port, open_listener, url_host
 from hubwire.runtime.nats_options import nats_options
@@ -235,3 +235,14 @@ def test_urls_name_a_host_that_can_be_reached() -> None:
         "[::1]",
         "localhost",
     ]
+
+
+@pytest.mark.parametrize("text", ["always", "500ms", "1s", "2m"])
+def test_a_sync_interval_is_always_or_a_time(text: str) -> None:
+    assert parsers.sync_interval(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "never", "0s", "1", "-1s", "1h", "1s; debug: true"])
+def test_what_nats_would_not_take_for_a_sync_interval_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be 'always' or a time"):
+        parsers.sync_interval(text)
