@@ -66,11 +66,7 @@ class NatsTarget:
         block = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
         for attempt in range(1, ATTEMPTS + 1):
             if not self._there:
-                self._there = True
-                try:
-                    await self._make_stream()
-                except Unavailable as error:
-                    log.debug("listener_stream_not_made", error=str(error))  # the publish says it better
+                await self._look()
             try:
                 answer = await self._bus.ask(subject, event.data, self._ack_seconds, block.encode("ascii"))
                 _check(answer)
@@ -82,13 +78,27 @@ class NatsTarget:
                         f"The stream {self._endpoint.stream} did not take the event: {error}", attempt
                     ) from error
                 if str(error) == NO_RESPONDERS:
-                    await self._make_stream()
+                    async with self._making:
+                        await self._make_stream()
                 else:
                     self._there = False
                     await asyncio.sleep(PAUSE_SECONDS)
 
+    async def _look(self) -> None:
+        """See that the stream is there, once for all events that come meanwhile: none of them may be sent
+        before it is, since only a watcher would have it. Never raises for what NATS does."""
+        async with self._making:
+            if self._there:
+                return
+            try:
+                await self._make_stream()
+            except Unavailable as error:
+                log.debug("listener_stream_not_made", error=str(error))  # the publish says it better
+            self._there = True
+
     async def _make_stream(self) -> None:
-        """Make the stream if it is missing, or let it take our subjects too. Raises Unavailable."""
+        """Make the stream if it is missing, or let it take our subjects too; one at a time (`_making`).
+        Raises Unavailable."""
         stream, subjects = self._endpoint.stream, f"{self._endpoint.subject_prefix}.>"
         config = StreamConfig(
             name=stream,
@@ -103,28 +113,27 @@ class NatsTarget:
             num_replicas=self._replicas,
         )
         js = self._bus.js
-        async with self._making:
+        try:
             try:
-                try:
-                    found = (await js.stream_info(stream)).config
-                except nats.errors.Error as error:
-                    if getattr(error, "err_code", None) != MISSING_STREAM:
-                        raise
-                    await js.add_stream(config)
-                    log.info("listener_stream_made", stream=stream, subjects=subjects)
-                    return
-                if subjects in (found.subjects or ()):
-                    return  # somebody was faster, or its leader is being elected
-                if found.description != DESCRIPTION:
-                    raise Unavailable(f"the stream {stream} does not take {subjects}; add it there")
-                found.subjects = [*(found.subjects or ()), subjects]
-                await js.update_stream(found)
-            except (nats.errors.Error, TimeoutError, OSError) as error:
-                if getattr(error, "err_code", None) == NAME_IN_USE:
-                    return  # two gateways at the same moment
-                raise Unavailable(
-                    f"The stream {stream} is missing and cannot be made: {error or type(error).__name__}"
-                ) from error
+                found = (await js.stream_info(stream)).config
+            except nats.errors.Error as error:
+                if getattr(error, "err_code", None) != MISSING_STREAM:
+                    raise
+                await js.add_stream(config)
+                log.info("listener_stream_made", stream=stream, subjects=subjects)
+                return
+            if subjects in (found.subjects or ()):
+                return  # somebody was faster, or its leader is being elected
+            if found.description != DESCRIPTION:
+                raise Unavailable(f"the stream {stream} does not take {subjects}; add it there")
+            found.subjects = [*(found.subjects or ()), subjects]
+            await js.update_stream(found)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            if getattr(error, "err_code", None) == NAME_IN_USE:
+                return  # two gateways at the same moment
+            raise Unavailable(
+                f"The stream {stream} is missing and cannot be made: {error or type(error).__name__}"
+            ) from error
 
 
 def _check(answer: bytes) -> None:

@@ -190,6 +190,19 @@ async def test_a_missing_stream_is_made_while_somebody_watches_its_subjects(serv
         await unsubscribe()
 
 
+async def test_the_first_two_events_at_once_find_the_stream_made(server: NatsServer) -> None:
+    """The second did not wait until the stream was made: a watcher swallowed it, and it took five seconds
+    and was seen twice."""
+    async with nats_broker(server) as broker:
+        seen: list[Any] = []
+        unsubscribe = await broker.bus.subscribe("awps.>", lambda *heard: seen.append(heard))
+        await asyncio.gather(*(broker.target.publish(event(number)) for number in (1, 2, 3)))
+        assert len(await broker.stored()) == 3
+        await broker.bus.nats.flush()
+        assert len(seen) == 3
+        await unsubscribe()
+
+
 async def test_a_second_prefix_is_added_to_a_stream_of_ours(server: NatsServer) -> None:
     async with nats_broker(server) as one, nats_broker(server, NatsEndpoint("AWPS", "more")) as two:
         await one.target.publish(event(1))
