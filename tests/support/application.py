@@ -8,15 +8,21 @@ It lets clients in as their query says, and answers events by their name:
     event `fail`     status 400
     event `count`    the connection's state, which is a number that goes up, as text
     anything else    the event's own data, in its own type
+
+`Application.heard` has the names of the system events of each connection.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+
+HEAR_SECONDS = 15.0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -29,6 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         kind, name = self.headers["ce-type"].split(".")[2], self.headers["ce-eventName"]
         if kind != "user":
+            self.server.heard[self.headers["ce-connectionId"]].append(name)  # type: ignore[attr-defined]
             self._system(name, json.loads(body))
         elif name == "fail":
             self._answer(400)
@@ -66,13 +73,27 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_port = True  # the topology holds the port
 
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.heard: defaultdict[str, list[str]] = defaultdict(list)
+
 
 class Application:
     """Serves while the context lasts."""
 
     def __init__(self, port: int) -> None:
-        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._server = _Server(port)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def heard(self, connection_id: str) -> list[str]:
+        """The system events of a connection so far."""
+        return [*self._server.heard[connection_id]]
+
+    async def hears(self, connection_id: str, event: str) -> None:
+        """Wait for a system event."""
+        async with asyncio.timeout(HEAR_SECONDS):
+            while event not in self.heard(connection_id):  # noqa: ASYNC110 - a thread hears
+                await asyncio.sleep(0.02)
 
     def __enter__(self) -> Self:
         self._thread.start()
