@@ -16,15 +16,15 @@ from gateway.reliable.session import Session
 from hubwire.bus.inbox_entries import joined_entry, left_entry, permission_entry
 from hubwire.bus.keys import group_key
 from hubwire.bus.settle import settle
-from hubwire.model.errors import HubwireError, NotFound, Unavailable
+from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.model.permissions import Permission
 
 if TYPE_CHECKING:
     from gateway.reliable.holder import Holder
 
 Done = Callable[[HubwireError | None], None]
-
-CHANGE_SECONDS = 10.0
+Over = Callable[[], None]
+"""The turn of the next change of that session and group."""
 
 
 class Changes:
@@ -55,37 +55,37 @@ class Changes:
         self._check(session)
         return True
 
-    def _check(self, session: Session) -> None:
-        if session.over:
-            raise NotFound("The connection is closed.")
-        if session.moving:
-            raise Unavailable("The session is on its way to another gateway.")
+    @staticmethod
+    def _check(session: Session) -> None:
+        if (fault := session.fault()) is not None:
+            raise fault
 
-    def _in_turn(self, session: Session, group: str, change: Callable[[Done], None], done: Done) -> None:
-        """Begin a change of the group once those before it are done."""
+    def _in_turn(
+        self, session: Session, group: str, change: Callable[[Done, Over], None], done: Done
+    ) -> None:
+        """Begin a change of the group once the turn of those before it is over."""
         if session.changes is None:
             session.changes = {}
         waiting = session.changes.get(group)
 
-        def finished(error: HubwireError | None) -> None:
+        def over() -> None:
             changes = session.changes
-            if changes is not None:
-                queue = changes[group]
-                if queue:
-                    following = queue.pop(0)
-                    asyncio.get_running_loop().call_soon(following)
-                else:
-                    del changes[group]
-                    if not changes:
-                        session.changes = None
-            done(error)
+            assert changes is not None
+            queue = changes[group]
+            if queue:
+                asyncio.get_running_loop().call_soon(queue.pop(0))
+            else:
+                del changes[group]
+                if not changes:
+                    session.changes = None
 
         def begin() -> None:
             try:
                 self._check(session)
-                change(finished)
+                change(done, over)
             except HubwireError as error:
-                finished(error)
+                over()
+                done(error)
 
         if waiting is None:
             session.changes[group] = []
@@ -93,22 +93,28 @@ class Changes:
         else:
             waiting.append(begin)
 
-    def _join(self, session: Session, group: str, done: Done) -> None:
+    def _join(self, session: Session, group: str, done: Done, over: Over) -> None:
         holder = self._holder
         key = group_key(session.hub, group)
+
+        def finished(error: HubwireError | None) -> None:
+            over()
+            done(error)
+
         if group in session.groups:
-            holder.needs.when_confirmed([key], done)
+            holder.needs.when_confirmed([key], finished)
             return
         holder.needs.need(key)
 
         def folded(error: HubwireError | None) -> None:
-            if group in session.groups and not session.over and not session.moving:
+            fault = error or session.fault()
+            if group in session.groups and fault is None:
                 if session.announced:
                     holder.notifications.joined(session, group)
-                done(None)
+                finished(None)
             else:
-                self._take_back(session, group, key)
-                done(error or Unavailable("The session is on its way to another gateway."))
+                self._take_back(session, group, key, over)
+                done(fault or Unavailable("The session has lost its log."))
 
         def confirmed(error: HubwireError | None) -> None:
             if error is None:
@@ -119,38 +125,40 @@ class Changes:
                 except HubwireError as fault:
                     error = fault
             holder.needs.release(key)
-            done(error)
+            finished(error)
 
         holder.needs.when_confirmed([key], confirmed)
 
-    def _take_back(self, session: Session, group: str, key: str) -> None:
+    def _take_back(self, session: Session, group: str, key: str, over: Over) -> None:
         """The join is not known to be in the log, and may come into it yet: a leave behind it settles that.
         The key is needed until then, and for good if the session has gone meanwhile and taken its keys with
-        it."""
+        it. The turn is over only then: to join again meanwhile would be undone by it."""
 
         def settled(_error: HubwireError | None) -> None:
             if group not in session.groups:
                 self._holder.needs.release(key)
+            over()
 
-        try:
-            self._holder.log.write(left_entry(session.id, group), settled, seconds=None)
-        except HubwireError:
-            settled(None)
+        self._holder.log.insist(session.id, left_entry(session.id, group), settled)
 
-    def _leave(self, session: Session, group: str, done: Done) -> None:
+    def _leave(self, session: Session, group: str, done: Done, over: Over) -> None:
         holder = self._holder
         if group not in session.groups:
+            over()
             done(None)
             return
         key = group_key(session.hub, group)
 
         def folded(error: HubwireError | None) -> None:
-            if error is not None or group in session.groups:
-                done(error or Unavailable("The session is on its way to another gateway."))
+            over()
+            if group not in session.groups:
+                holder.needs.release(key)  # else it has gone with all its keys
+            fault = error or session.fault()
+            if fault is not None:
+                done(fault)
                 return
-            if session.announced and not session.over:
+            if session.announced:
                 holder.notifications.left(session, group)
-            holder.needs.release(key)
             holder.needs.when_left(key, lambda _late: done(None))
 
         # Tried for ever: what was left must be left, and its key with it.

@@ -17,6 +17,9 @@ from gateway.upstream.source import EventSource
 from hubwire.model.errors import HubwireError
 from hubwire.model.message import Message
 
+MESSAGE_BYTES = 10_000
+"""What a message may cost beside its data: names and metadata, at most."""
+
 _LOST = frozenset(("Normal", "ServiceReload", "PingTimeout", "ServiceTransientError", "Moved"))
 """Ends of a socket after which the client may come back (4.4); "Normal" with a close frame of the client's is
 decided by its code."""
@@ -86,6 +89,14 @@ class ReliableConnection(Connection):
         successor = self.session.connection
         if successor is not None and successor is not self and not successor.closing:
             successor._go_on()  # what waits there for the very request that was executed here
+
+    def too_slow(self) -> None:
+        """What is not acknowledged is bounded for itself (8.2), and all of it may have to be replayed at
+        once, in JSON with binary data in base64. What comes on top, such as answers to pings, counts."""
+        state = self.session.state
+        unacked = 2 * state.unacked_bytes + len(state.unacked) * MESSAGE_BYTES
+        if self.queued_bytes > unacked + self.bounds.outbox_bytes:
+            super().too_slow()
 
     def ended(self, category: str, reason: str | None) -> None:
         if category not in _LOST:

@@ -27,5 +27,7 @@ class Fates:
         if record.holder == gateway:
             return Fate.OVER if await inbox_is_gone(self._bus, gateway) else Fate.OPEN
         # It has moved. Who holds it now tells of its end, once it has written down that it owes that.
-        told = await self._events.read(life_subject(record.holder, connection_id))
-        return Fate.MOVED if told is not None else Fate.OPEN
+        if await self._events.read(life_subject(record.holder, connection_id)) is not None:
+            return Fate.MOVED
+        # Long after an end nothing is kept of it, and the maker of the id is taken for the holder.
+        return Fate.OVER if await inbox_is_gone(self._bus, record.holder) else Fate.OPEN

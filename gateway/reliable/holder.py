@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -25,29 +25,33 @@ from gateway.frames import BINARY, TEXT, frame
 from gateway.hub import keys_of
 from gateway.notifications import Notifications
 from gateway.protocol.codec import ReliableCodec
+from gateway.reliable.attempts import Attempt, Attempts
 from gateway.reliable.changes import Changes
 from gateway.reliable.connection import ReliableConnection
+from gateway.reliable.ends import Ends
 from gateway.reliable.messages import Logged
 from gateway.reliable.needs import Needs
 from gateway.reliable.own_log import OwnLog
 from gateway.reliable.session import Session
 from gateway.reliable.state import SessionState, pack_state
 from hubwire.bus.envelopes import Body, pack_body
-from hubwire.bus.inbox_entries import acked_entry, closed_entry, direct_entry, opened_entry, source_entry
+from hubwire.bus.inbox_entries import acked_entry, direct_entry, opened_entry, source_entry
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settle import settle
-from hubwire.model.errors import HubwireError, NotFound, Unavailable
+from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.model.limits import RETENTION_SECONDS, UNACKED_BYTES, UNACKED_MESSAGES
 from hubwire.model.message import Message
+from hubwire.runtime.service import end_tasks
 
 log = structlog.get_logger(__name__)
 
 Done = Callable[[HubwireError | None], None]
+T = TypeVar("T")
 
 TICK_SECONDS = 1.0
-MOVE_SECONDS = 10.0
-"""How long another gateway has to take a session that it marked; then it goes on here."""
-RECORD_PAUSE_SECONDS = 0.5
+ACKS_AT_ONCE = 500
+RUNS_AT_ONCE = 20_000
+"""How many sessions' acks, and ends of runs of ack ids in them, one entry holds: some 200 KiB."""
 UNJUDGED_TIMES = 4
 
 
@@ -72,17 +76,16 @@ class Holder:
         self.records = records
         self.notifications = notifications
         self.sessions: dict[str, Session] = {}
-        self.coming: dict[str, list[str]] = {}
-        """Keys that are needed for sessions on their way into the log; `ended` releases those of a session
-        that got there."""
+        self.coming = Attempts(self.log, needs)
         self.changes = Changes(self)
+        self.ends = Ends(self)
         self._loop = asyncio.get_running_loop()
         self._retention = retention_seconds
         self._unacked_messages = unacked_messages
         self._unacked_bytes = unacked_bytes
         self._detached: dict[str, Session] = {}  # in the order of their deadlines
         self._dirty: dict[str, Session] = {}  # acks and windows that are to be logged
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.opened = 0
         self.recovered = 0
         self.ended_by: Counter[str] = Counter()
@@ -90,7 +93,8 @@ class Holder:
     # -- what others ask ---------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self.sessions)
+        """How many there are, with those on their way."""
+        return len(self.sessions) + len(self.coming)
 
     def get(self, hub: str, session_id: str) -> Session | None:
         """A session that is here and not over, attached or detached."""
@@ -115,31 +119,36 @@ class Holder:
         """A new session: its keys are confirmed by their owners, and it is in the log. Raises Unavailable;
         then nothing is left of it."""
         await self.log.ready()
-        keys = list(keys_of(state))
-        self.needs.need_all(keys)
-        self.coming[state.id] = keys
+        attempt = self.coming.begin(state.id, 0)
         try:
+            self.coming.need(attempt, [*keys_of(state)])
             async with asyncio.timeout(seconds):
-                await self.confirmed(keys)
+                await self.confirmed(attempt.keys)
                 await self.log.written([opened_entry(state.id, pack_state(state))], seconds)
                 found = self.log.fold.get(state.id) if self.log.fold is not None else None
                 if found is None:
                     raise Unavailable("The session was lost while it was opened.")
         except BaseException as error:
-            self.take_out(state.id, 0)
+            self.coming.give_up(attempt)
             if isinstance(error, TimeoutError):
                 raise Unavailable("The cluster does not answer.") from error
             raise
         session = Session(found, generation=0, revision=0, recovered=False)
-        self.adopt(session)
+        self.adopt(session, attempt)
         return session
 
-    def adopt(self, session: Session) -> None:
+    def adopt(self, session: Session, attempt: Attempt) -> None:
         """Hold a session whose state is in the fold and whose keys are needed. It is detached until a socket
         comes."""
-        self.coming.pop(session.id, None)
+        self.coming.arrived(attempt)
         self.sessions[session.id] = session
+        self.keep(session)
+        self.marked(session.id, attempt.wanted, "")
+
+    def keep(self, session: Session) -> None:
+        """Without a socket, for as long as its client has to come back."""
         session.deadline = self._loop.time() + self._retention
+        self._detached.pop(session.id, None)
         self._detached[session.id] = session
 
     async def confirmed(self, keys: list[str]) -> None:
@@ -147,17 +156,6 @@ class Holder:
         future: asyncio.Future[None] = self._loop.create_future()
         self.needs.when_confirmed(keys, partial(settle, future, None))
         await future
-
-    def take_out(self, session_id: str, generation: int) -> None:
-        """It could not be opened or adopted, and may be found in the log all the same: take it out again."""
-
-        def gone(_error: HubwireError | None) -> None:
-            self.needs.release_all(self.coming.pop(session_id, ()))
-
-        try:
-            self.log.write(closed_entry(session_id, generation), gone, seconds=None)
-        except HubwireError:
-            gone(None)
 
     # -- sockets (gateway.reliable.connection.ReliableExecutor, in part) ------------------------------
 
@@ -189,8 +187,7 @@ class Holder:
         if connection.final:
             self.end(session, category, reason)
         elif not session.over:
-            session.deadline = self._loop.time() + self._retention
-            self._detached[session.id] = session
+            self.keep(session)
 
     def acked(self, connection: ReliableConnection, sequence_id: int) -> None:
         session = connection.session
@@ -208,11 +205,15 @@ class Holder:
         self.direct_body(session, pack_body(message), done)
 
     def direct_body(self, session: Session, body: bytes, done: Done) -> None:
-        if session.over or session.moving:
-            done(_gone(session))
+        if (fault := session.fault()) is not None:
+            done(fault)
             return
+
+        def folded(error: HubwireError | None) -> None:
+            done(error or session.fault())  # behind another gateway's mark it is not part of what that takes
+
         try:
-            self.log.write(direct_entry(session.id, body), done)
+            self.log.write(direct_entry(session.id, body), folded)
         except HubwireError as error:
             done(error)
 
@@ -267,100 +268,56 @@ class Holder:
 
     def marked(self, session_id: str, generation: int, by: str) -> None:
         session = self.sessions.get(session_id)
-        if session is None or session.over or generation != session.generation or by == self.name:
+        if session is None:
+            self.coming.marked(session_id, generation)
+            return
+        if session.over or generation < session.generation or by == self.name:
             return
         log.debug("session_wanted", connection_id=session_id, by=by)
+        session.wanted = max(session.wanted, generation)
+        if session.moving:
+            return
         session.moving = True
         if session.connection is not None:
             session.connection.cut("Moved")
-        self._start(self._watch_move(session, generation))
+        self._start(self.ends.watch(session))
 
     def ended(self, state: SessionState) -> None:
         """It is out of the log, so its keys are not needed any more."""
-        self.coming.pop(state.id, None)
+        self.coming.ended(state)
         self.needs.release_all(keys_of(state))
         session = self.sessions.get(state.id)
         if session is not None and session.state is state:
+            if not session.over:
+                session.over = session.moved = True  # it is back here already, as another
             del self.sessions[state.id]
             self._detached.pop(state.id, None)
             self._dirty.pop(state.id, None)
+            if session.connection is not None:
+                session.connection.cut("Moved")
 
     def _log_lost(self) -> None:
-        """All that was in the log is lost with it; nobody can resume it (DESIGN: never in silence)."""
+        """All that was in the log is lost with it; nobody can resume it (DESIGN: never in silence).
+        Those that another gateway has taken before are not lost: the records tell."""
         sessions, self.sessions = self.sessions, {}
         self._detached.clear()
         self._dirty.clear()
         for session in sessions.values():
             self.needs.release_all(keys_of(session))
-            if not session.over:
-                session.over = True
-                self.ended_by["ServiceTransientError"] += 1
-                self.notifications.over(session, "The log of the session was lost.")
+            self.end(session, "ServiceTransientError", "The log of the session was lost.")
             if session.connection is not None:
                 session.connection.close(1008, "The session was lost.", "ServiceTransientError")
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def end(self, session: Session, category: str, reason: str | None) -> asyncio.Task[None] | None:
-        """End a session for good; the task is done when it is decided. None when it is over already."""
+    def end(self, session: Session, category: str, reason: str | None) -> asyncio.Task[bool] | None:
+        """End a session for good; the task is done when it is decided, False when it was another gateway's
+        by then. None when it is over already."""
         if session.over:
             return None
         session.over = True
         self._detached.pop(session.id, None)
-        return self._start(self._end(session, category, reason))
-
-    async def _end(self, session: Session, category: str, reason: str | None) -> None:
-        generation, revision = session.generation, session.revision
-        while True:
-            try:
-                if await self.records.end(session.id, generation + 1, revision) is not None:
-                    break
-                record = await self.records.read(session.id)
-                if record.ended and record.generation == generation + 1:
-                    break  # by us, unheard
-                if record.holder != self.name:
-                    self.forget(session, record.generation)
-                    return
-                generation, revision = record.generation, record.revision
-            except Unavailable:
-                await asyncio.sleep(RECORD_PAUSE_SECONDS)
-        self.ended_by[category] += 1
-        if session.announced:
-            self.notifications.over(session, reason)
-        self._close_in_log(session, generation + 1)
-
-    def forget(self, session: Session, generation: int) -> None:
-        """It is another gateway's by now."""
-        session.over = True
-        if session.connection is not None:
-            session.connection.cut("Moved")
-        self.notifications.moved(session)
-        self._close_in_log(session, max(session.generation, generation - 1))
-
-    def _close_in_log(self, session: Session, generation: int) -> None:
-        if self.sessions.get(session.id) is session:
-            try:
-                self.log.write(closed_entry(session.id, generation), _ignore, seconds=None)
-            except HubwireError as error:
-                log.debug("session_not_closed_in_log", connection_id=session.id, error=str(error))
-
-    async def _watch_move(self, session: Session, generation: int) -> None:
-        end = self._loop.time() + MOVE_SECONDS
-        pause = 0.05
-        while self._loop.time() < end and not session.over:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 1.0)
-            if session.generation != generation:
-                return  # it was attached here again
-            try:
-                record = await self.records.read(session.id)
-            except Unavailable:
-                end = max(end, self._loop.time() + 1.0)
-                continue
-            if record.holder != self.name and not session.over:
-                self.forget(session, record.generation)
-                return
-        session.moving = False
+        return self._start(self.ends.end(session, category, reason))
 
     # -- upkeep ------------------------------------------------------------------------------------
 
@@ -371,8 +328,7 @@ class Holder:
                 await asyncio.sleep(TICK_SECONDS)
                 self.tick()
         finally:
-            for task in [*self._tasks]:
-                task.cancel()
+            await end_tasks([*self._tasks])
 
     def tick(self) -> None:
         self.log_acks()
@@ -386,15 +342,24 @@ class Holder:
     def log_acks(self) -> None:
         """Write down what clients have acknowledged and executed, in one entry or a few."""
         dirty, self._dirty = [*self._dirty.values()], {}
-        for at in range(0, len(dirty), 500):
-            acks = [(one.id, one.state.acked, one.window.snapshot()) for one in dirty[at : at + 500]]
+        at = 0
+        while at < len(dirty):
+            acks: list[tuple[str, int, list[int]]] = []
+            runs = 0
+            for one in dirty[at : at + ACKS_AT_ONCE]:
+                window = one.window.snapshot()
+                runs += len(window)
+                if acks and runs > RUNS_AT_ONCE:
+                    break
+                acks.append((one.id, one.state.acked, window))
             try:
                 self.log.write(acked_entry(acks), _ignore)
             except HubwireError:
                 self._dirty |= {one.id: one for one in dirty[at:]}
                 return
+            at += len(acks)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -403,7 +368,3 @@ class Holder:
 
 def _ignore(_error: HubwireError | None) -> None:
     """Nobody waits for it."""
-
-
-def _gone(session: Session) -> HubwireError:
-    return NotFound("The connection is closed.") if session.over else Unavailable("The session moves.")

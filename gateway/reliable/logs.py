@@ -13,6 +13,7 @@ import structlog
 from gateway.reliable.fold import InboxFold
 from gateway.reliable.log import LogReader
 from hubwire.bus.client import BusClient
+from hubwire.bus.inbox import inbox_is_gone
 from hubwire.bus.inbox_reader import InboxReader, LogTrimmed
 from hubwire.model.errors import Unavailable
 
@@ -33,6 +34,10 @@ class OtherLog:
         self._fold: LogReader | None = None
         self._lock = asyncio.Lock()
         self.used = asyncio.get_running_loop().time()
+
+    @property
+    def busy(self) -> bool:
+        return self._lock.locked()
 
     async def read(self, to_seq: int | None = None) -> InboxFold:
         """Read on to a number, or to what is the end now. Raises StreamMissing when there is no such log, and
@@ -88,14 +93,21 @@ class OtherLogs:
             found = self._logs[gateway] = OtherLog(self._bus, gateway)
         return found
 
-    def drop(self, gateway: str) -> OtherLog | None:
-        return self._logs.pop(gateway, None)
+    async def drop(self, gateway: str, log: OtherLog) -> None:
+        """It is another log by now, or none. Who reads it still is told Unavailable."""
+        if self._logs.get(gateway) is log:
+            del self._logs[gateway]
+        await log.close()
+
+    async def is_gone(self, gateway: str) -> bool:
+        """Whether it is proved that the gateway has no inbox. Raises Unavailable when it is not known."""
+        return await inbox_is_gone(self._bus, gateway)
 
     async def tick(self) -> None:
         """Let go of what nobody has asked for lately."""
         before = asyncio.get_running_loop().time() - KEEP_SECONDS
         for gateway, one in [*self._logs.items()]:
-            if one.used < before:
+            if one.used < before and not one.busy:
                 del self._logs[gateway]
                 await one.close()
 

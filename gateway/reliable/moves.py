@@ -3,8 +3,8 @@ path").
 
     read the record -> held here: raise the generation
                     -> held elsewhere, or by a gateway that is lost: read its log; register the keys; put a
-                    mark into its
-                       log and read on to that; write the state into the own log; compare-and-set the record
+                       mark into its log and read on to that; write the state into the own log;
+                       compare-and-set the record
 
 Of several attempts, also by different gateways, the compare-and-set of the record lets one win. A loser
 leaves nothing behind, and its client tries again.
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 import structlog
 
 from gateway.hub import keys_of
+from gateway.reliable.attempts import Attempt
 from gateway.reliable.fold import InboxFold
 from gateway.reliable.holder import Holder
 from gateway.reliable.logs import OtherLog, OtherLogs
@@ -38,6 +40,7 @@ MOVE_SECONDS = 15.0
 MAX_MOVES = 2000
 """How many sessions may be on their way here; more are told to try again."""
 MARK_SECONDS = 5.0
+CHANGE_PAUSE_SECONDS = 0.2
 TRIES = 5
 
 
@@ -48,7 +51,8 @@ class Moves:
         self._holder = holder
         self._logs = logs
         self._owners = owners
-        self._under_way: dict[str, asyncio.Task[Session]] = {}
+        self._under_way: dict[tuple[str, str], asyncio.Task[Session]] = {}
+        self._claims: dict[str, asyncio.Task[Session | None]] = {}
         self.moved = 0
         self.lost = 0
 
@@ -58,20 +62,27 @@ class Moves:
         Raises NotFound when there is no such session any more (a verdict: 1008), Unavailable when it is not
         known: try again. It goes on when the caller is cancelled, since then others may depend on it.
         """
-        task = self._under_way.get(session_id)
+        key = hub, session_id
+        task = self._under_way.get(key)
         if task is None:
             if len(self._under_way) >= MAX_MOVES:
                 raise Unavailable("Too many sessions are being recovered.")
-            task = asyncio.create_task(self._bring(hub, session_id))
-            self._under_way[session_id] = task
-            task.add_done_callback(lambda _task: self._under_way.pop(session_id, None))
+            task = self._under_way[key] = asyncio.create_task(self._bring(hub, session_id))
+
+            def ended(task: asyncio.Task[Session]) -> None:
+                del self._under_way[key]
+                _hear(task)
+
+            task.add_done_callback(ended)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Give up what is under way."""
-        for task in [*self._under_way.values()]:
+        """Give up what is under way. Whose record may say by then that it is held here is lost with this
+        gateway, and found in its log."""
+        tasks = [*self._under_way.values(), *self._claims.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bring(self, hub: str, session_id: str) -> Session:
         try:
@@ -87,11 +98,21 @@ class Moves:
     async def _attempt(self, hub: str, session_id: str) -> Session | None:
         """None when somebody else was faster: look again."""
         holder = self._holder
+        claim = self._claims.get(session_id)
+        if claim is not None:
+            session = await asyncio.shield(claim)
+            if session is not None and session.hub != hub:
+                raise NotFound("The session is one of another hub.")
+            return session
         record = await holder.records.read(session_id)
         if record.ended:
             raise NotFound("The session has ended.")
+        if session_id in self._claims:
+            return None
         if record.holder == holder.name:
             return await self._again_here(hub, session_id, record)
+        if not holder.log.settled(session_id):
+            raise Unavailable("The session has not left this gateway yet.")
         return await self._from_elsewhere(hub, session_id, record)
 
     async def _again_here(self, hub: str, session_id: str, record: SessionRecord) -> Session | None:
@@ -106,9 +127,12 @@ class Moves:
             return None
         if session.over:
             raise NotFound("The session has ended.")
-        session.generation, session.revision = generation, revision
-        session.moving = False
+        session.held(generation, revision)
+        if session.moving:
+            raise Unavailable("The session is wanted by another gateway.")
         session.judged = False
+        if session.connection is None:
+            holder.keep(session)
         return session
 
     async def _from_elsewhere(self, hub: str, session_id: str, record: SessionRecord) -> Session | None:
@@ -124,71 +148,66 @@ class Moves:
             if state.hub != hub:
                 raise NotFound("The session is one of another hub.")
             fold = await holder.log.ready()
-            with fold.pin() as pin:
-                return await self._adopt(session_id, record, other, state, fold, pin.since)
+            attempt = holder.coming.begin(session_id, record.generation + 1)
+            try:
+                with fold.pin() as pin:
+                    here = await self._write_down(attempt, record, other, state, fold, pin.since)
+            except BaseException:
+                self.lost += 1
+                holder.coming.give_up(attempt)
+                raise
         except StreamMissing as error:
-            self._logs.drop(record.holder)
-            raise NotFound("The log of the session is not there any more.") from error
+            await self._logs.drop(record.holder, other)
+            if await self._logs.is_gone(record.holder):
+                raise NotFound("The log of the session is not there any more.") from error
+            return None  # another one, or one server did not know it yet
+        claim = self._claims[session_id] = asyncio.create_task(self._claim(attempt, record, fold, here))
 
-    async def _adopt(
+        def ended(task: asyncio.Task[Session | None]) -> None:
+            del self._claims[session_id]
+            _hear(task)
+
+        claim.add_done_callback(ended)
+        return await asyncio.shield(claim)
+
+    async def _write_down(
         self,
-        session_id: str,
+        attempt: Attempt,
         record: SessionRecord,
         other: OtherLog,
         state: SessionState,
         fold: InboxFold,
         since: int,
-    ) -> Session | None:
-        holder = self._holder
-        generation = record.generation + 1
-        keys: list[str] = []
-        try:
-            while True:
-                new = [key for key in keys_of(state) if key not in keys]
-                holder.needs.need_all(new)
-                keys += new
-                holder.coming[session_id] = keys
-                if new:
-                    await self._confirmed_again(new)
-                floors = self._floors(keys)
-                entry = mark_entry(session_id, record.generation, holder.name)
-                marked = await holder.log.writer.write(record.holder, entry, MARK_SECONDS)
-                if marked == MISSING:
-                    raise NotFound("The log of the session is not there any more.")
-                its = await other.read(marked)
-                found = its.get(session_id)
-                if found is None:
-                    raise NotFound("The session has ended.")
-                state = found
-                if all(key in keys for key in keys_of(state)):
-                    break
-            for key in [key for key in keys if key not in set(keys_of(state))]:
-                keys.remove(key)
-                holder.needs.release(key)
-            # No one else changes what is read here: it goes on only when somebody reads further.
-            blob = its.adoption(state, generation, floors)
-            await holder.log.written(adopted_entries(session_id, generation, since, blob))
-            here = fold.get(session_id)
-            if here is None or here.generation != generation or holder.log.fold is not fold:
-                raise Unavailable("The session could not be written down here.")
-            session = Session(here, generation=generation, revision=0, recovered=True)
-            holder.notifications.resumed(session)
-            revision = await self._claim(session_id, record, generation)
-        except BaseException:
-            self.lost += 1
-            holder.take_out(session_id, generation)
-            raise
-        if revision is None:
-            self.lost += 1
-            holder.notifications.moved(session)
-            holder.take_out(session_id, generation)
-            return None
-        session.revision = revision
-        holder.adopt(session)
-        holder.recovered += 1
-        self.moved += 1
-        log.debug("session_moved", connection_id=session_id, before=record.holder)
-        return session
+    ) -> SessionState:
+        """Write the session into the own log as it is at a mark in the other. Returns its state here."""
+        holder, session_id, keys = self._holder, attempt.session_id, attempt.keys
+        while True:
+            new = [key for key in keys_of(state) if key not in keys]
+            holder.coming.need(attempt, new)
+            if new:
+                await self._confirmed_again(new)
+            floors = self._floors(keys)
+            entry = mark_entry(session_id, record.generation, holder.name)
+            marked = await holder.log.writer.write(record.holder, entry, MARK_SECONDS)
+            if marked == MISSING:
+                raise NotFound("The log of the session is not there any more.")
+            its = await other.read(marked)
+            found = its.get(session_id)
+            if found is None:
+                raise NotFound("The session has ended.")
+            state = found
+            if all(key in keys for key in keys_of(state)):
+                break
+        for key in [key for key in keys if key not in set(keys_of(state))]:
+            keys.remove(key)
+            holder.needs.release(key)
+        # No one else changes what is read here: it goes on only when somebody reads further.
+        blob = its.adoption(state, attempt.generation, floors)
+        await holder.log.written(adopted_entries(session_id, attempt.generation, since, blob))
+        here = fold.get(session_id)
+        if here is None or here.generation != attempt.generation or holder.log.fold is not fold:
+            raise Unavailable("The session could not be written down here.")
+        return here
 
     async def _confirmed_again(self, keys: list[str]) -> None:
         """Wait until what was stamped for the keys so far is stored: what stands in the own log already is
@@ -197,23 +216,47 @@ class Moves:
         self._holder.needs.confirm_again(keys, partial(settle, future, None))
         await future
 
-    async def _claim(self, session_id: str, record: SessionRecord, generation: int) -> int | None:
-        """The record's new revision, or None when somebody else was first. What is not answered is settled
-        by another change from the same revision."""
+    async def _claim(
+        self, attempt: Attempt, record: SessionRecord, fold: InboxFold, here: SessionState
+    ) -> Session | None:
+        """Change the record, for as long as it is not known whether it was: the session would be nowhere if
+        it was taken out of this log and the record named this gateway all the same. None when somebody else
+        was first."""
         holder = self._holder
-        for attempt in range(TRIES):
+        session = Session(here, generation=attempt.generation, revision=0, recovered=True)
+        holder.notifications.resumed(session)
+        revision = await self._change(session, record)
+        if revision is None:
+            self.lost += 1
+            holder.notifications.moved(session)
+            holder.coming.give_up(attempt)
+            return None
+        session.revision = revision
+        if holder.log.fold is not fold or fold.get(session.id) is not here:
+            holder.coming.give_up(attempt)
+            holder.end(session, "ServiceTransientError", "The log of the session was lost.")
+            raise NotFound("The log of the session was lost.")
+        holder.adopt(session, attempt)
+        holder.recovered += 1
+        self.moved += 1
+        log.debug("session_moved", connection_id=session.id, before=record.holder)
+        return session
+
+    async def _change(self, session: Session, record: SessionRecord) -> int | None:
+        """The record's new revision, or None. What is not answered is settled by another change from the
+        same revision."""
+        records, name = self._holder.records, self._holder.name
+        unsure = False
+        while True:
             try:
-                revision = await holder.records.change(session_id, generation, holder.name, record.revision)
-                if revision is not None:
+                revision = await records.change(session.id, session.generation, name, record.revision)
+                if revision is not None or not unsure:
                     return revision
-                now = await holder.records.read(session_id)
-                ours = (now.holder, now.generation) == (holder.name, generation)
-                return now.revision if ours and attempt else None
+                now = await records.read(session.id)
+                return now.revision if (now.holder, now.generation) == (name, session.generation) else None
             except Unavailable:
-                if attempt == TRIES - 1:
-                    raise
-                await asyncio.sleep(0.2)
-        return None
+                unsure = True
+                await asyncio.sleep(CHANGE_PAUSE_SECONDS)
 
     def _floors(self, keys: list[str]) -> dict[int, int]:
         """The epochs under which the keys were confirmed: what owners of before stamped for the old inbox
@@ -224,3 +267,9 @@ class Moves:
             if owner is not None:
                 floors[partition] = owner.epoch
         return floors
+
+
+def _hear(task: asyncio.Task[Any]) -> None:
+    """Whoever waited for it may have gone."""
+    if not task.cancelled():
+        task.exception()

@@ -8,9 +8,11 @@ under way need their keys like a session that has them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from gateway.registrar import Confirmed, Registrar
 from hubwire.bus.keys import reliable_key
+from hubwire.model.errors import HubwireError, Unavailable
 
 
 class Needs:
@@ -19,6 +21,9 @@ class Needs:
     def __init__(self, registrar: Registrar) -> None:
         self._registrar = registrar
         self._counts: dict[str, int] = {}
+        self._doubtful: set[str] = set()
+        """Keys that no owner has confirmed in time. Nobody counts on them until they were left and
+        registered anew."""
 
     def need(self, key: str) -> None:
         """One more needs the key. Raises Unavailable, and counts nothing, when too many registrations
@@ -46,6 +51,7 @@ class Needs:
             self._counts[key] = count - 1
         elif count == 1:
             del self._counts[key]
+            self._doubtful.discard(key)
             self._registrar.leave(reliable_key(key))
 
     def release_all(self, keys: Iterable[str]) -> None:
@@ -53,8 +59,28 @@ class Needs:
             self.release(key)
 
     def when_confirmed(self, keys: Iterable[str], confirmed: Confirmed) -> None:
-        """Call back once the owners of all of these keys have confirmed them, or with the first error."""
-        self._registrar.when_all_confirmed([reliable_key(key) for key in keys], confirmed)
+        """Call back once the owners of all of these keys, which are needed, have confirmed them, or with the
+        first error."""
+        wanted = [*keys]
+        left = len(wanted)
+        called = False
+
+        def one(key: str, error: HubwireError | None) -> None:
+            nonlocal left, called
+            left -= 1
+            if error is not None and key in self._counts:
+                self._doubtful.add(key)
+            if not called and (error is not None or left == 0):
+                called = True
+                confirmed(error)
+
+        if not wanted:
+            confirmed(None)
+        elif not self._doubtful.isdisjoint(wanted):
+            confirmed(Unavailable("The owner of a group or user does not answer."))
+        else:
+            for key in wanted:
+                self._registrar.when_confirmed(reliable_key(key), partial(one, key))
 
     def confirm_again(self, keys: Iterable[str], confirmed: Confirmed) -> None:
         """The same, and behind all that the owners have stamped by now, also for keys that were confirmed

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
 
@@ -21,7 +22,7 @@ from hubwire.bus.inbox import Inbox
 from hubwire.bus.inbox_tail import InboxTail
 from hubwire.bus.inbox_writer import MISSING, InboxWriter
 from hubwire.bus.settle import settle
-from hubwire.model.errors import HubwireError, Unavailable
+from hubwire.model.errors import HubwireError, LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,9 @@ Folded = Callable[[HubwireError | None], None]
 
 WRITE_SECONDS = 10.0
 OPEN_SECONDS = 10.0
+SLICE_BYTES = 2 * 1024 * 1024
+"""What is written at a time of many entries: all of them may be more than may wait for an inbox."""
+INSIST_SECONDS = 0.5
 LOST = Unavailable("The inbox was lost.")
 
 
@@ -54,6 +58,10 @@ class OwnLog:
         self._waiting: list[tuple[int, int, Folded]] = []
         self._order = count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._was_lost = False
+        self._closed = False
+        self._insisted: deque[tuple[bytes, Folded]] = deque()
+        self._unsettled: Counter[str] = Counter()
 
     async def ready(self) -> InboxFold:
         """The fold, with the inbox made and followed. Raises Unavailable."""
@@ -63,6 +71,10 @@ class OwnLog:
         try:
             async with asyncio.timeout(OPEN_SECONDS), self._opening:
                 if self.fold is None:
+                    if self._was_lost:
+                        # What may be left of it is of sessions that were told to be lost.
+                        await self.inbox.delete()
+                        self._was_lost = False
                     info = await self.inbox.open()
                     self.fold = InboxFold(self._heard)
                     self._tail = InboxTail(self._bus, self.name, self._arrived, self._lost)
@@ -81,22 +93,57 @@ class OwnLog:
             wanted = lambda: self._loop.time() < end  # noqa: E731
         self.writer.submit(self.name, entry, partial(self._stored, folded), wanted)
 
-    def write_all(self, entries: Iterable[bytes], folded: Folded) -> None:
-        """Several behind one another; called back for the last one."""
-        entries = list(entries)
+    def write_all(self, entries: list[bytes], folded: Folded) -> None:
+        """Several behind one another; called back for the last one. Raises like `write`; then some of them
+        may be written."""
         for entry in entries[:-1]:
             self.writer.submit(self.name, entry, None)
         self.writer.submit(self.name, entries[-1], partial(self._stored, folded))
 
     async def written(self, entries: Iterable[bytes], seconds: float = WRITE_SECONDS) -> None:
-        """`write_all` to await. Raises Unavailable; then it may be found in the log all the same."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self.write_all(entries, partial(settle, future, None))
+        """Write entries behind one another, however many bytes they are, and wait until the last one is
+        folded. Raises Unavailable; then they may be found in the log all the same."""
         try:
             async with asyncio.timeout(seconds):
-                await future
+                for some in _slices(entries):
+                    future: asyncio.Future[None] = self._loop.create_future()
+                    self.write_all(some, partial(settle, future, None))
+                    await future
         except TimeoutError as error:
             raise Unavailable("The gateway's inbox does not take entries.") from error
+
+    def insist(self, session_id: str, entry: bytes, folded: Folded) -> None:
+        """Write an entry of a session that must come into the log, whatever waits for it now; called back
+        when it is folded, or with an error when the log is lost or closed. Until then the session is not
+        `settled`. There are few of a session, so they are bounded by the sessions."""
+        self._unsettled[session_id] += 1
+
+        def settled(error: HubwireError | None) -> None:
+            self._unsettled[session_id] -= 1
+            if not self._unsettled[session_id]:
+                del self._unsettled[session_id]
+            folded(error)
+
+        self._insisted.append((entry, settled))
+        if len(self._insisted) == 1:
+            self._try_insisted()
+
+    def settled(self, session_id: str) -> bool:
+        """Whether nothing of before is still on its way into the log for this session: it could meet the
+        session's next coming there."""
+        return session_id not in self._unsettled
+
+    def _try_insisted(self) -> None:
+        while self._insisted:
+            entry, folded = self._insisted[0]
+            try:
+                self.write(entry, folded, seconds=None)
+            except HubwireError as error:
+                if not self._closed and not isinstance(error, LimitExceeded):
+                    self._loop.call_later(INSIST_SECONDS, self._try_insisted)
+                    return
+                self._call(folded, error)
+            self._insisted.popleft()
 
     def _stored(self, folded: Folded, seq: int, error: HubwireError | None) -> None:
         if error is not None:
@@ -126,6 +173,7 @@ class OwnLog:
 
     def _lost(self, why: str) -> None:
         log.error("inbox_lost", gateway=self.name, reason=why)
+        self._was_lost = True
         tail, self._tail, self.fold = self._tail, None, None
         if tail is not None:
             task = self._loop.create_task(tail.stop())
@@ -138,6 +186,20 @@ class OwnLog:
 
     async def close(self) -> None:
         """Write no more and follow no more. What is in the inbox stays for others."""
+        self._closed = True
         self.writer.close()
         if self._tail is not None:
             await self._tail.stop()
+
+
+def _slices(entries: Iterable[bytes]) -> Iterator[list[bytes]]:
+    some: list[bytes] = []
+    size = 0
+    for entry in entries:
+        if some and size + len(entry) > SLICE_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(entry)
+        size += len(entry)
+    if some:
+        yield some

@@ -28,7 +28,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.inbox import Inbox
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.session_records import SessionRecords
-from hubwire.model.errors import HubwireError, NotFound, PermissionDenied
+from hubwire.model.errors import HubwireError, NotFound, PermissionDenied, Unavailable
 from hubwire.model.limits import RETENTION_SECONDS
 from hubwire.model.message import Message
 from hubwire.model.permissions import Permission
@@ -216,13 +216,14 @@ class ReliableSessions:
         return self.holder.members(key)
 
     async def close_session(self, session: Session, message: str, reason: str | None) -> None:
-        """With `disconnected` to the client, if it is there; returns when it is decided."""
+        """With `disconnected` to the client, if it is there; returns when it is decided. Raises Unavailable
+        when another gateway has it by then."""
         connection = session.connection
         ending = self.holder.end(session, "ClosedByAppServer", reason)
         if connection is not None:
             connection.close_administratively(message, reason=reason)
-        if ending is not None:
-            await asyncio.shield(ending)
+        if ending is not None and not await asyncio.shield(ending):
+            raise Unavailable("The session is on its way to another gateway.")
 
     async def send(self, session: Session, body: bytes) -> None:
         """A packed body to one session; returns when it is in the log. Raises NotFound and Unavailable."""

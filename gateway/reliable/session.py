@@ -13,6 +13,7 @@ from gateway.protocol.negotiate import RELIABLE
 from gateway.reliable.state import SessionState
 from gateway.session import AckWindow
 from gateway.upstream.source import EventSource, SourceSnapshot
+from hubwire.model.errors import HubwireError, NotFound, Unavailable
 from hubwire.model.permissions import PermissionSet
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class Session:
     """What the holder knows beside the log. `state` belongs to the fold and is only read here, but for acks.
 
     `generation` and `revision` are those of the session's record. `over`: its end is decided, or it is
-    another gateway's. `moving`: another gateway wants it, and who it is has not been decided. `judged`:
-    whether what is not acknowledged may end it; not before a recovered client's first ack.
+    another gateway's: `moved`. `moving`: another gateway wants it, and who has it is not decided. `judged`:
+    whether what is not acknowledged may end it; not before a recovered client's first ack. `wanted`: the
+    highest generation that another gateway has marked, -1 for none; it can be one that we have not heard of
+    ourselves yet, since the record comes first.
     """
 
     __slots__ = (
@@ -40,14 +43,15 @@ class Session:
         "codec",
         "connection",
         "deadline",
-        "dirty",
         "generation",
         "judged",
         "logged_source",
+        "moved",
         "moving",
         "over",
         "revision",
         "state",
+        "wanted",
         "window",
     )
 
@@ -62,7 +66,8 @@ class Session:
         self.announced = recovered
         self.over = False
         self.moving = False
-        self.dirty = False
+        self.moved = False
+        self.wanted = -1
         self.changes: dict[str, list[Callable[[], None]]] | None = None
         self.window = AckWindow.restored(state.window) if state.window else AckWindow()
         self._source: EventSource | None = None
@@ -70,6 +75,19 @@ class Session:
         if recovered and state.source:
             source = self.source
             source.events = max(1, source.events) + (EVENTS_AHEAD if source.events > 1 else 0)
+
+    def held(self, generation: int, revision: int) -> None:
+        """The record says that it is held here in this generation: who has marked one of before is too
+        late."""
+        if generation > self.generation:
+            self.generation, self.revision = generation, revision
+        self.moving = self.wanted >= self.generation
+
+    def fault(self) -> HubwireError | None:
+        """Why nothing can be asked of it here; None when it is here."""
+        if self.moved or (self.moving and not self.over):
+            return Unavailable("The session is on its way to another gateway.")
+        return NotFound("The connection is closed.") if self.over else None
 
     @property
     def id(self) -> str:

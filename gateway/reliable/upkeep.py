@@ -23,7 +23,9 @@ LOOK_SECONDS = 1.0
 TRIM_BYTES = 8 * 1024 * 1024
 TRIM_SECONDS = 30.0
 """The log is trimmed when it has grown by so much, or when it has grown at all in that time."""
-ENTRIES_PER_TURN = 200
+TURN_BYTES = 1024 * 1024
+TURN_ENTRIES = 200
+WRITE_SECONDS = 30.0
 CYCLE_SECONDS = 60.0
 AT_ONCE = 32
 PAUSE_SECONDS = 1.0
@@ -60,16 +62,16 @@ class Trimming:
         self._number += 1
         cycle = Cycle(fold, self._number)
         batch: list[bytes] = []
+        size = 0
         for entry in cycle.entries():
+            if entry is not None:
+                batch.append(entry)
+                size += len(entry)
+            if entry is None or len(batch) >= TURN_ENTRIES or size >= TURN_BYTES:
+                await self._write(batch)
+                batch, size = [], 0
             if entry is None:
-                await self._write(batch)
-                batch = []
-                await asyncio.sleep(0.02)
-                continue
-            batch.append(entry)
-            if len(batch) >= ENTRIES_PER_TURN:
-                await self._write(batch)
-                batch = []
+                await asyncio.sleep(0.02)  # until the adoptions are through that it waits for
         await self._write(batch)
         if self._own.fold is not fold:
             raise Unavailable("The inbox was lost.")
@@ -79,7 +81,7 @@ class Trimming:
 
     async def _write(self, entries: list[bytes]) -> None:
         if entries:
-            await self._own.written(entries)
+            await self._own.written(entries, WRITE_SECONDS)
 
 
 class LostInboxes:
@@ -118,16 +120,18 @@ class LostInboxes:
         await asyncio.sleep(self._retention)
         log.info("inbox_swept", gateway=gateway)
         while True:
+            log_of_it = self._logs.of(gateway)
             try:
-                fold = await self._logs.of(gateway).read()
+                fold = await log_of_it.read()
                 await self._end_all(gateway, [state.id for state in fold.sessions])
                 break
             except StreamMissing:
-                return
+                await self._logs.drop(gateway, log_of_it)
+                return  # asked again if it is there all the same
             except Unavailable as error:
                 log.debug("inbox_not_swept", gateway=gateway, error=str(error))
                 await asyncio.sleep(PAUSE_SECONDS)
-        self._logs.drop(gateway)
+        await self._logs.drop(gateway, log_of_it)
         while True:
             try:
                 await self._inbox_of(gateway).delete()

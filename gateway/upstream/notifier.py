@@ -155,7 +155,9 @@ class Notifier:
     def resumed(self, connection: Told) -> None:
         if not self._upstream.wants(connection.hub, DISCONNECTED):
             return
-        record = Record(self.name, connection.id, life_subject(self.name, connection.id))
+        subject = life_subject(self.name, connection.id)
+        # It may have been here before, and what is left of that is on its way out of the stream.
+        record = self._outbox.records.get(subject) or Record(self.name, connection.id, subject)
         record.source = connection.source
         self._owe(record, connection.source)
         self._lives[connection.id] = record
