@@ -1,7 +1,8 @@
 """A simulated NATS and its clients, for `support.simulation`: time, delays and losses are the world's.
 
 Implements of BusClient, JetStream and OwnersStore what the core uses: core subjects with one wildcard at
-the end, requests, the bucket of the leases with compare-and-set, and a compare-and-set table. One
+the end, requests, the bucket of the leases with compare-and-set, a compare-and-set table, and the streams
+of support.sim_streams. One
 connection delivers in order; what is on its way when a connection is cut is lost, in both directions.
 """
 
@@ -16,8 +17,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nats.js.errors import BucketNotFoundError
+from support.sim_streams import SimStreams
 
-from hubwire.bus.client import LOST, NO_RESPONDERS, TIMEOUT, Handler, ReplyHandler
+from hubwire.bus.client import LOST, NO_RESPONDERS, TIMEOUT, Handler, RawHandler, ReplyHandler
 from hubwire.bus.envelopes import pack, unpack
 from hubwire.bus.owners import EMPTY_TABLE, OwnersTable, pack_table, unpack_table
 from hubwire.bus.subjects import OWNERS_CHANGED
@@ -42,6 +44,9 @@ class SimNats:
         self.up = True
         self.stalled = False
         self.slow = 0.0  # seconds that a message may take on top
+        self.mute = 0.0  # how likely the answer to a request is lost
+        self.max_payload = MAX_PAYLOAD
+        self.streams = SimStreams(self)
         self.buses: list[SimBus] = []
         self.bucket: dict[str, tuple[int, bytes, float]] | None = None
         self.bucket_made = 0.0
@@ -53,13 +58,19 @@ class SimNats:
         """A memory-mode server has restarted."""
         self.bucket = None
         self.table = (0, b"")
+        self.streams.forget()
         self.losses += 1
 
     def received(self, sender: SimBus, subject: str, data: bytes, reply: str, headers: bytes) -> None:
         if subject.startswith("_INBOX."):
+            if self.mute and self.world.chance.random() < self.mute:
+                return
             for bus in self.buses:
                 if subject.startswith(bus.inbox):
                     bus.deliver(subject, "", data)
+            return
+        if self.streams.takes(subject):
+            self.streams.received(sender, subject, data, reply, headers)
             return
         heard = False
         for bus in [*self.buses]:
@@ -97,8 +108,6 @@ class SimNats:
                 return {"error": {"code": 404, "err_code": 10037}}
             sequence, stored, when = entry
             return {"message": {"seq": sequence, "data": b64encode(stored).decode(), "time": _iso(when)}}
-        if subject == "$JS.API.STREAM.NAMES":
-            return {"streams": [], "total": 0}
         if subject == "sim.bucket":
             return {"there": self.bucket is not None}
         if subject == "sim.bucket.create":
@@ -149,10 +158,11 @@ class SimBus:
         self.nats = node.world.nats
         self.inbox = f"_INBOX.{self.world.next_id()}."
         self.connected = False
-        self.max_payload = MAX_PAYLOAD
+        self.max_payload = self.nats.max_payload
         self.subscribed: dict[str, list[Handler]] = defaultdict(list)
+        self.raw: dict[str, RawHandler] = {}
         self.js = SimJs(self)
-        self._life = 0  # counts connections: what was sent on an earlier one is lost
+        self.life = 0  # counts connections: what was sent on an earlier one is lost
         self._sent_until = self._told_until = 0.0
         self._waiting: dict[str, tuple[ReplyHandler, asyncio.TimerHandle]] = {}
         self._on_reconnect: list[Callable[[], None]] = []
@@ -163,8 +173,8 @@ class SimBus:
 
     def connect(self) -> None:
         if not self._closed and not self.connected and self.nats.up:
-            again = self._life > 0
-            self._life += 1
+            again = self.life > 0
+            self.life += 1
             self.connected = True
             self.nats.buses.append(self)
             if again:
@@ -188,28 +198,31 @@ class SimBus:
         for listener in listeners:
             listener()
 
-    def deliver(self, subject: str, reply: str, data: bytes) -> None:
+    def deliver(self, subject: str, reply: str, data: bytes, headers: bytes = b"") -> None:
         """From the server to this client, in order, after a while, if the connection lasts."""
-        life = self._life
+        life = self.life
         self._told_until = max(self._told_until, self.world.now + self.world.delay())
 
         def arrive() -> None:
-            if self.connected and self._life == life:
-                self.node.soon(self._arrived, subject, reply, data, life)
+            if self.connected and self.life == life:
+                self.node.soon(self._arrived, subject, reply, data, headers, life)
 
         self.world.at(self._told_until, arrive)
 
-    def _arrived(self, subject: str, reply: str, data: bytes, life: int) -> None:
-        if self._closed or self._life != life or not self.connected:
+    def _arrived(self, subject: str, reply: str, data: bytes, headers: bytes, life: int) -> None:
+        if self._closed or self.life != life or not self.connected:
             return
         waiting = self._waiting.pop(subject, None)
         if waiting is not None:
             waiting[1].cancel()
             if reply == NO_RESPONDERS:
                 waiting[0](None, NO_RESPONDERS)
-            else:
-                waiting[0](data, "")
+            elif (more := waiting[0](data, "")) is not None:
+                self._wait(subject, waiting[0], more)
             return
+        for pattern, raw in [*self.raw.items()]:
+            if pattern == subject or (pattern[-1] == "*" and subject.startswith(pattern[:-1])):
+                raw(subject, "" if reply == NO_RESPONDERS else reply, data, headers)
         for pattern, handlers in [*self.subscribed.items()]:
             if pattern == subject or (pattern[-1] == "*" and subject.startswith(pattern[:-1])):
                 for handler in [*handlers]:
@@ -234,22 +247,31 @@ class SimBus:
 
         return unsubscribe
 
+    async def subscribe_raw(self, subject: str, handler: RawHandler) -> Callable[[], Any]:
+        self.raw[subject] = handler
+        await self.synchronize()
+
+        async def unsubscribe() -> None:
+            self.raw.pop(subject, None)
+
+        return unsubscribe
+
     async def synchronize(self) -> None:
         while True:
-            life = self._life
+            life = self.life
             await asyncio.sleep(max(0.001, self._sent_until - self.world.now))
-            if self.connected and self._life == life:
+            if self.connected and self.life == life:
                 return
 
     def publish(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         if not self.connected:
             raise Unavailable("NATS is not connected.")
         assert len(payload) <= self.max_payload, "a real server would have closed the connection"
-        life = self._life
+        life = self.life
         self._sent_until = max(self._sent_until, self.world.now + self.world.delay())
 
         def arrive() -> None:
-            if self.connected and self._life == life:
+            if self.connected and self.life == life:
                 self.nats.received(self, subject, payload, reply, headers)
 
         self.world.at(self._sent_until, arrive)
@@ -259,7 +281,9 @@ class SimBus:
     ) -> None:
         token = f"{self.inbox}{self.world.next_id()}"
         self.publish(subject, payload, token, headers)
+        self._wait(token, handler, timeout)
 
+    def _wait(self, token: str, handler: ReplyHandler, timeout: float) -> None:
         def expire() -> None:
             if self._waiting.pop(token, None) is not None:
                 handler(None, TIMEOUT)

@@ -573,7 +573,7 @@ class World:
             assert gateway.registrar.membership.keys() - {"h\0sim"} == keys - {"h\0sim"}
 
 
-def _instrument(world: World) -> None:
+def instrument(world: World) -> None:
     """Give `router.app` simulated parts, and hear what routers confirm."""
 
     def node_of() -> RouterNode:
@@ -621,7 +621,7 @@ def _instrument(world: World) -> None:
 def simulate(seed: int, *, faults: int = 40) -> World:
     """One world, from its start through its faults to its end. Raises AssertionError."""
     world = World(seed, memory=seed % 3 == 0)
-    _instrument(world)
+    instrument(world)
     for role in ("router", "router", "gateway", "gateway", "gateway"):
         world.add(role)
     try:
