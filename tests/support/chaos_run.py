@@ -26,8 +26,8 @@ from typing import Final, NamedTuple
 from support import chaos
 from support.chaos import Rig
 from support.crowd import HUB, Crowd, TimedApplication, gathered, sleeps
-from support.history import History, Limits, Span
-from support.judge import Verdict, judge
+from support.history import History, Limits
+from support.judge import Verdict, interruption, judge
 from support.notified import behind, handler_at
 
 SETTLE_SECONDS: Final = 60.0
@@ -132,6 +132,7 @@ async def run(
     rate: float = 60.0,
     faults: list[str] | None = None,
     plain_only: bool = False,
+    asks: tuple[str, ...] = Crowd.asks,
     told: Callable[[str], None] = print,
 ) -> Outcome:
     """Faults for so many seconds (or those named, one after the other), then peace, then the verdict."""
@@ -143,6 +144,7 @@ async def run(
         async with Rig(folder, history) as rig, behind(rig.fleet.config) as cluster:
             await cluster.settings.put_hub(HUB, handler_at(app.url))
             async with gathered(rig, history, chance, rate=rate) as crowd:
+                crowd.asks = asks
                 crowd.add_all(plain_only=plain_only)
                 if not plain_only and seconds > 120:
                     crowd.add("sleeper", sleeps)
@@ -150,7 +152,7 @@ async def run(
                 await _break(rig, crowd, chance, seconds, faults, told)
                 await _flows(history, 100)
                 missing = await crowd.settle(SETTLE_SECONDS)
-                for session in history.sessions[-200:]:
+                for session in history.sessions[-200:] if "connection" in asks else ():
                     await crowd.ask_about("connection", session.connection_id)
                 history.ended_at = time.monotonic()
                 verdict = judge(history)
@@ -193,10 +195,9 @@ def table(outcome: Outcome) -> str:
     gone: dict[str, list[float]] = defaultdict(list)
     for session in history.sessions:
         for before, after in pairwise(session.sockets):
-            away = Span(before.lost_at, after.opened_at)
             for happened in outcome.rig.happened:
-                if happened.span.holds(before.lost_at) and away.end >= away.begin:
-                    gone[happened.name].append(away.end - away.begin)
+                if happened.span.holds(before.lost_at):
+                    gone[happened.name].append(interruption(before, after))
     names = sorted({one.name for one in outcome.rig.happened})
     lines = [f"{'fault':<34} {'times':>5} {'recoveries':>10} {'longest, s':>10}"]
     for name in names:
@@ -231,6 +232,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--rate", type=float, default=60.0, help="publishes a second")
     parser.add_argument("--faults", default="", help="these and no others, comma separated")
+    parser.add_argument("--asks", default=",".join(Crowd.asks), help="what REST is asked about")
     parser.add_argument("--plain", action="store_true", help="plain clients only")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
@@ -245,6 +247,7 @@ def main() -> int:
             rate=options.rate,
             faults=names,
             plain_only=options.plain,
+            asks=tuple(options.asks.split(",")),
             told=lambda line: print(line, flush=True),
         )
     )

@@ -54,6 +54,9 @@ class TimedApplication(Application):
 class Crowd:
     """`rate` is how many publishes a second all together try. `chance` decides all that is not timing."""
 
+    asks: tuple[str, ...] = ("connection", "user", "group")
+    """Of what kinds it asks REST whether they exist."""
+
     def __init__(self, rig: Rig, history: History, chance: random.Random, *, rate: float = 60.0) -> None:
         self.rig = rig
         self.history = history
@@ -155,9 +158,13 @@ class Crowd:
             client = self.chance.choice(list(self.clients.values()) or [None])
             if client is not None:
                 session = client.session
-                await self.ask_about("connection", session.connection_id)
-                await self.ask_about("user", session.user)
-                await self.ask_about("group", self.chance.choice(GROUPS))
+                names = {
+                    "connection": session.connection_id,
+                    "user": session.user,
+                    "group": self.chance.choice(GROUPS),
+                }
+                for kind in self.asks:
+                    await self.ask_about(kind, names[kind])
             await self.pause(0.2, 0.8)
 
     async def ask_about(self, kind: str, name: str) -> None:

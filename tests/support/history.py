@@ -86,6 +86,8 @@ class Socket:
     opened_at: float
     connection_id: str
     """What the `connected` message said."""
+    sought_at: float = 0.0
+    """When the client began to want it; a recovery that it put off is nobody's interruption."""
     lost_at: float = math.inf
     code: int | None = None
 

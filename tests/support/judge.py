@@ -16,7 +16,7 @@ from itertools import combinations, pairwise
 from typing import Final, NamedTuple
 
 from support.facts import Facts, Published, groups_of
-from support.history import DUPLICATE, History, Request, Session, Span, certain_memberships
+from support.history import DUPLICATE, History, Request, Session, Socket, Span, certain_memberships
 
 RULES: Final = {
     "lost": "every acked publish reaches everybody who was a member then and stayed within the window",
@@ -69,7 +69,7 @@ class Verdict:
     checked: int = 0
     """Deliveries that were owed, one for each acked publish and member."""
     longest_interruption: float = 0.0
-    """From the loss of a socket to the `connected` of the next one; seconds."""
+    """From the loss of a socket, or the wish for another, to the `connected` of the next one; seconds."""
     longest_ack: float = 0.0
     """From the first sending of a publish to its ack; seconds."""
 
@@ -323,7 +323,7 @@ def _existence(facts: Facts) -> Found:
         if one.exists and not possible:
             yield Violation("ghost", f"{one.kind} {one.name} exists at {one.answered}")
         if not one.exists and certain:
-            yield Violation("vanished", f"{one.kind} {one.name} does not exist at {one.answered}")
+            yield Violation("vanished", f"{one.kind} {one.name} does not exist, asked at {one.asked:.2f}")
 
 
 def _named(session: Session, kind: str, name: str) -> bool:
@@ -366,6 +366,11 @@ _CHECKS: Final[tuple[Callable[[Facts], Found], ...]] = (
 )
 
 
+def interruption(before: Socket, after: Socket) -> float:
+    """How long a client that wanted to be connected was not."""
+    return max(0.0, after.opened_at - max(before.lost_at, after.sought_at))
+
+
 def judge(history: History) -> Verdict:
     """Every promise, for every session. The order of violations is that of the checks."""
     facts, verdict = Facts(history), Verdict()
@@ -380,6 +385,5 @@ def judge(history: History) -> Verdict:
     for session in history.sessions:
         for before, after in pairwise(session.sockets):
             verdict.recoveries += 1
-            gone = max(0.0, after.opened_at - before.lost_at)
-            verdict.longest_interruption = max(verdict.longest_interruption, gone)
+            verdict.longest_interruption = max(verdict.longest_interruption, interruption(before, after))
     return verdict

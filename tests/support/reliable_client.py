@@ -77,6 +77,7 @@ class ReliableClient:
         self._highest = 0
         self._acked = 0
         self._next_ack_id = 0
+        self._sought_at = 0.0
         self._awaited: dict[str, asyncio.Event] = {}
         self._unanswered: dict[int, tuple[Request, asyncio.Future[str]]] = {}
         self._turns = asyncio.Semaphore(MAX_UNANSWERED)
@@ -167,8 +168,6 @@ class ReliableClient:
     ) -> None:
         await self.close()
 
-    # Faults of its own.
-
     def lose_socket(self) -> None:
         """As if its network had gone for a moment."""
         if self._now is not None:
@@ -202,8 +201,6 @@ class ReliableClient:
             before.tasks[-1].cancel()
             self._attach(socket, greeting)
             before.replaced.set_result(None)
-
-    # Requests.
 
     async def join(self, group: str) -> str:
         return await self.request("join", group)
@@ -241,7 +238,8 @@ class ReliableClient:
 
     def _attach(self, socket: ClientConnection, greeting: Connected) -> None:
         number = len(self.session.sockets)
-        self.session.sockets.append(Socket(time.monotonic(), greeting.connection_id))
+        opened_at = time.monotonic()
+        self.session.sockets.append(Socket(opened_at, greeting.connection_id, self._sought_at))
         self.token = greeting.token or self.token
         here = self._now = Attachment(socket, number)
         for request, _ in self._unanswered.values():
@@ -281,7 +279,9 @@ class ReliableClient:
     async def _recover(self, deadline: float) -> None:
         """Attach to another socket, or set the session's end."""
         while True:
-            await self._hold.wait()
+            if not self._hold.is_set():
+                await self._hold.wait()
+                self._sought_at = time.monotonic()
             try:
                 socket, greeting = await self._dial_again()
             except ConnectionClosed as error:
@@ -324,8 +324,6 @@ class ReliableClient:
             if not answer.done():
                 answer.set_result(CLOSED)
         self._unanswered.clear()
-
-    # One socket.
 
     async def _read(self, here: Attachment) -> None:
         try:

@@ -59,6 +59,11 @@ class Wire:
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=CHUNK_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
 
+    def close(self) -> None:
+        """In the loop's own thread: nobody can connect any more."""
+        if self._server is not None:
+            self._server.close()
+
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         there: asyncio.StreamWriter | None = None
@@ -94,11 +99,13 @@ class Wires:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wires", daemon=True)
+        self._wires: list[Wire] = []
 
     def to(self, target: Callable[[], int]) -> Wire:
         """A new link. Blocks until it can be used."""
         wire = Wire(self._loop, target)
         asyncio.run_coroutine_threadsafe(wire.open(), self._loop).result(START_SECONDS)
+        self._wires.append(wire)
         return wire
 
     def __enter__(self) -> Self:
@@ -114,6 +121,8 @@ class Wires:
         self._loop.close()
 
     async def _end(self) -> None:
+        for wire in self._wires:
+            wire.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
