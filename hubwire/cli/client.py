@@ -183,10 +183,18 @@ def _refused(where: str, status: int) -> HubwireError:
     if status == 401:
         return Unauthenticated(
             f"{where} does not accept the token (401): it is too old, signed with another key, "
-            "or for another endpoint or hub."
+            "or for another endpoint or hub. An event handler of the hub may have said so, too."
         )
     if status == 404:
         return NotFound(f"{where} has no clients' endpoint at this path (404); check the URL.")
     if status in (429, 502, 503, 504):
         return Unavailable(f"{where} takes no connection now ({status}); try again.")
-    return InvalidRequest(f"{where} refused the connection ({status}).")
+    if status == 500:
+        return InvalidRequest(
+            f"{where} refused the connection (500): an event handler of the hub could not be asked, or "
+            "answered nonsense; `hubwire events failures HUB` says why."
+        )
+    return InvalidRequest(
+        f"{where} refused the connection ({status}). "
+        "Where the hub has a `connect` handler, it may have said so."
+    )

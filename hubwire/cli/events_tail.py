@@ -34,7 +34,7 @@ async def run_tail(args: Namespace, out: Output) -> int:
     if not places:
         raise NotFound(
             f"{hub or 'No hub'} has {'no' if hub else 'any'} event listeners; make one with: "
-            f"hubwire hubs set {hub or 'HUB'} --event-listener events=* system=connected,disconnected"
+            f"hubwire hubs set {hub or 'HUB'} --event-listener 'events=*' system=connected,disconnected"
         )
     bus = await BusClient.connect({**nats_options(config, name="hubwire-tail"), "max_reconnect_attempts": 2})
     try:

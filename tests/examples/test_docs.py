@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.examples import environment
+from support.examples import environment, serving
 from support.topology import HubwireUp
 from support.world import World
 
@@ -69,6 +69,44 @@ async def test_the_commands_of_the_page_about_rest_work(up: HubwireUp) -> None:
     assert "200\n" in printed
     assert '"anonymousConnectPolicy":"allow"' in printed.replace(" ", "")
     assert "access_token=" in printed
+
+
+def section(path: Path, title: str) -> str:
+    """The text below a heading, up to the next one of its level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)^## ", path.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, f"{path.name} has no section {title!r}"
+    return found[1]
+
+
+def test_the_handler_in_five_minutes_works_as_the_page_says(up: HubwireUp, tmp_path: Path) -> None:
+    page = section(DOCS / "event-handlers.md", "A handler in five minutes")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tell,) = re.findall(r"^    (\S+ hubs set .*\\\n.*)$", page, re.MULTILINE)
+    (be_client, event), *_ = re.findall(r"^    (\S+ connect .*)\n    (.*)$", page, re.MULTILINE)
+    assert program.count("port=9000") == 1
+    (tmp_path / "app.py").write_text(program.replace("port=9000", "port=0"))
+    told = connection_string(up)
+    with serving([sys.executable, "app.py"], tmp_path, told) as line:
+        address = re.findall(r"http://127\.0\.0\.1:\d+", line)[0]
+
+        def shell(command: str, typed: str = "") -> str:
+            command = command.replace(".venv/bin/", f"{PROGRAMS}/").replace("http://127.0.0.1:9000", address)
+            done = subprocess.run(
+                ["bash", "-c", command],
+                env=environment(told),
+                input=typed,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+            )
+            assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+            return done.stdout
+
+        assert f"{address}/events agrees to be called" in shell(tell)
+        try:
+            assert "[server] You said: Hello" in shell(be_client, f"{event}\n")
+        finally:
+            shell(".venv/bin/hubwire hubs set chat --no-event-handlers")
 
 
 def test_every_check_of_doctor_is_explained(up: HubwireUp) -> None:

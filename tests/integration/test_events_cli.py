@@ -78,6 +78,28 @@ async def test_saving_a_handler_says_whether_it_agrees_and_show_says_why_not(up:
     assert "s3cr3t" not in json.dumps(second)
 
 
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (500, web.Response(text="no JSON"), "`hubwire events failures HUB` says why"),
+        (401, web.Response(status=401), "An event handler of the hub may have said so"),
+        (403, web.Response(status=403), "Where the hub has a `connect` handler, it may have said so"),
+    ],
+)
+async def test_connect_says_where_to_look_when_a_handler_keeps_it_out(
+    up: Up, app: AppServer, status: int, answer: web.Response, said: str
+) -> None:
+    async def keep_out(_: web.Request) -> web.Response:
+        return answer
+
+    app.answer = keep_out
+    handler = f"url={app.base}/h/{{event}}"
+    await cli(up, "hubs", "set", "shut", "--event-handler", handler, "events=*", "system=connect")
+    shown = await raise_event(up, "shut", "tea", "please")
+    assert f"({status})" in shown
+    assert said in shown
+
+
 async def test_failed_events_of_all_gateways_are_listed_with_their_reasons(up: Up, app: AppServer) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=418)
