@@ -1,0 +1,24 @@
+// @azure/web-pubsub-client, unmodified, driven over pipes by a test that breaks what it is connected to:
+// argv: the client access URL. Lines in: {"join": group} or {"publish": text, "group": group}.
+// Lines out: what happened, in order.
+
+import { createInterface } from "node:readline";
+import { WebPubSubClient } from "@azure/web-pubsub-client";
+
+const say = (what) => process.stdout.write(JSON.stringify(what) + "\n");
+const client = new WebPubSubClient(process.argv[2]);
+
+client.on("connected", (e) => say({ connected: e.connectionId }));
+client.on("disconnected", (e) => say({ disconnected: e.connectionId ?? "" }));
+client.on("group-message", (e) => say({ message: e.message.data, sequenceId: e.message.sequenceId }));
+client.on("rejoin-group-failed", (e) => say({ rejoinFailed: e.group }));
+client.on("stopped", () => say({ stopped: true }));
+
+await client.start();
+for await (const line of createInterface({ input: process.stdin })) {
+  const asked = JSON.parse(line);
+  if (asked.join) await client.joinGroup(asked.join);
+  else await client.sendToGroup(asked.group, asked.publish, "text");
+  say({ done: asked });
+}
+client.stop();
