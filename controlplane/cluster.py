@@ -4,11 +4,15 @@ Who has members of a group or user is asked of the owner of its partition, behin
 publishes to it, so a caller reads what it wrote. Gateways that an owner knows nothing certain of yet
 are asked themselves. A gateway that does not answer counts as gone once its lease has ended; until then
 the question cannot be answered truly, and Unavailable says so (rest-api.md 3.4: clients retry).
+
+A connection is asked for at the gateway that made its id. One of a reliable subprotocol may have moved: who
+holds it then stands in its record. When its holder has gone, a living gateway takes it over first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable, Sequence
 from heapq import merge
 from itertools import islice
@@ -21,6 +25,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.envelopes import PUBLISH, WHO, command_to_gateway, pack_body, unpack
 from hubwire.bus.keys import group_key, hub_key, partition_of, user_key
+from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.subjects import gateway_subject
 from hubwire.model.errors import InternalError, InvalidRequest, NotFound, PermissionDenied, Unavailable
 from hubwire.model.message import Message
@@ -33,10 +38,18 @@ log = structlog.get_logger(__name__)
 DEADLINE_SECONDS = 10.0
 COMMAND_SECONDS = 5.0
 LEASE_PAUSE_SECONDS = 0.1
+MOVE_PAUSE_SECONDS = 0.05
+ADOPT_SECONDS = 15.0
+"""How long a gateway may take to take a session over."""
+
 MAX_AT_ONCE = 100
 WHO_ANSWER_BYTES = 4096
 """Counted for a question about members, so that the answers to a batch of them fit into one message: a
 thousand gateways are 10 KB an answer."""
+
+
+class _GatewayGone(NotFound):
+    """A gateway that was to be asked is no more."""
 
 
 class Cluster:
@@ -47,6 +60,7 @@ class Cluster:
         bus: BusClient,
         dispatcher: Dispatcher,
         gateways: LeaseWatch,
+        records: SessionRecords,
         store: StoreCheck | None = None,
         *,
         deadline_seconds: float = DEADLINE_SECONDS,
@@ -54,6 +68,7 @@ class Cluster:
         self._bus = bus
         self._dispatcher = dispatcher
         self._gateways = gateways
+        self._records = records
         self._store = store
         self._deadline = deadline_seconds
 
@@ -98,12 +113,21 @@ class Cluster:
         if target.kind == "connection":
             found = await self._ask_holder(hub, target.name, "exists", [hub, target.kind, target.name])
             return bool(found)
-        members, unsynced = await self._who(_key(hub, target))
-        alive = [gateway for gateway in members if not self._gateways.certainly_ended(gateway)]
-        if alive:
-            return True
-        answers = await self._ask_all(unsynced, "exists", [hub, target.kind, target.name])
-        return any(answers)
+        end = asyncio.get_running_loop().time() + self._deadline
+        while True:
+            members, unsynced, lost, unknown = await self._who(_key(hub, target))
+            ended = {gateway for gateway in members + unsynced if self._gateways.certainly_ended(gateway)}
+            if lost or not ended.issuperset(members):
+                return True  # of a lost gateway those are sessions whose clients can come back
+            if any(await self._ask_all(unsynced, "exists", [hub, target.kind, target.name])):
+                return True
+            if not ended and not unknown:
+                return False
+            # What a lost gateway has left is known when the owner has noticed that it is lost, or when its
+            # sessions have ended.
+            if unknown or asyncio.get_running_loop().time() > end:
+                raise Unavailable("It is not known yet what a lost gateway has left.")
+            await asyncio.sleep(LEASE_PAUSE_SECONDS)
 
     # -- groups ------------------------------------------------------------------------------------
 
@@ -165,17 +189,18 @@ class Cluster:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    async def _who(self, key: str) -> tuple[list[str], list[str]]:
-        """The gateways that hold a key, and those of which the owner cannot say."""
+    async def _who(self, key: str) -> tuple[list[str], list[str], list[str], list[str]]:
+        """The gateways that hold a key, and those of which the owner cannot say; the lost ones whose
+        reliable sessions hold it, and those of which it cannot say that."""
         partition = partition_of(key)
         answer = await self._dispatcher.ask(
             partition, [WHO, partition, key], size=len(key) + WHO_ANSWER_BYTES, timeout=self._deadline
         )
-        members, unsynced, *_ = answer
-        return members, unsynced
+        members, unsynced, lost, unknown = answer
+        return members, unsynced, lost, unknown
 
     async def _ask_holders(self, key: str, operation: str, arguments: list[Any]) -> list[Any]:
-        members, unsynced = await self._who(key)
+        members, unsynced, _, _ = await self._who(key)
         return await self._ask_all([*members, *unsynced], operation, arguments)
 
     async def _ask_all(self, gateways: Iterable[str], operation: str, arguments: list[Any]) -> list[Any]:
@@ -194,28 +219,70 @@ class Cluster:
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def _ask_holder(self, hub: str, connection_id: str, operation: str, arguments: list[Any]) -> Any:
-        """Ask the gateway of a connection; None when there is no such connection."""
+        """Ask the gateway of a connection, wherever it has moved; None, or what that gateway says of one
+        that it does not have, when there is no such connection."""
         gateway = gateway_of(connection_id)
         if gateway is None:
             return None
-        try:
-            return await self._ask(gateway, operation, arguments)
-        except NotFound:
-            return None
+        end = asyncio.get_running_loop().time() + self._deadline
+        while asyncio.get_running_loop().time() < end:
+            result, gone, fault = None, False, None
+            try:
+                result = await self._ask(gateway, operation, arguments)
+            except _GatewayGone:
+                gone = True
+            except NotFound:
+                pass
+            except Unavailable as error:
+                fault = error  # so it is, too, while a session is about to leave
+            if result is not None and (result or operation == "permission"):
+                return result
+            # Read after it was asked: a gateway forgets a session only when the record names another.
+            record = await self._records.read(connection_id)
+            if record.ended:
+                return None
+            if record.holder != gateway:
+                gateway = record.holder
+            elif fault is not None:
+                raise fault
+            elif gone:
+                taker = await self._adopted(hub, connection_id)
+                if taker is None:
+                    return None
+                gateway = taker
+            elif record.revision == 0:
+                return result
+            else:
+                await asyncio.sleep(MOVE_PAUSE_SECONDS)  # it is on its way there
+        raise Unavailable("The connection is on its way to another gateway.")
 
-    async def _ask(self, gateway: str, operation: str, arguments: list[Any]) -> Any:
+    async def _adopted(self, hub: str, connection_id: str) -> str | None:
+        """Have a living gateway take a session over whose holder has gone; None when there is none."""
+        alive = sorted(self._gateways.alive)
+        if not alive:
+            raise Unavailable("There is no gateway.")
+        gateway = random.choice(alive)
+        try:
+            taken = await self._ask(gateway, "adopt", [hub, connection_id], ADOPT_SECONDS)
+        except _GatewayGone as error:
+            raise Unavailable("A gateway has just gone.") from error
+        return gateway if taken else None
+
+    async def _ask(
+        self, gateway: str, operation: str, arguments: list[Any], seconds: float = COMMAND_SECONDS
+    ) -> Any:
         """One gateway's answer. NotFound when it has gone; Unavailable when it did not answer in time."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._deadline
         payload = command_to_gateway(operation, arguments)
         while True:
             if gateway not in self._gateways.alive and self._gateways.certainly_ended(gateway):
-                raise NotFound("The gateway has gone.")
+                raise _GatewayGone("The gateway has gone.")
             left = end - loop.time()
             if left <= 0:
                 raise Unavailable("A gateway did not answer in time.")
             try:
-                data = await self._bus.ask(gateway_subject(gateway), payload, min(left, COMMAND_SECONDS))
+                data = await self._bus.ask(gateway_subject(gateway), payload, min(left, seconds))
             except Unavailable as error:
                 if str(error) != "no responders":
                     raise

@@ -15,6 +15,7 @@ from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.dispatcher import Dispatcher
+from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
@@ -60,7 +61,8 @@ async def make_runner(
 ) -> RestRunner:
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and `store`, and cleans the runner up."""
-    cluster = Cluster(bus, dispatcher, gateways, store)
+    records = SessionRecords(bus, memory=config.in_memory, replicas=config.replicas)
+    cluster = Cluster(bus, dispatcher, gateways, records, store)
     letters = DeadLetters(bus, memory=config.in_memory, replicas=config.replicas)
     app = create_app(cluster, settings, rest_config(config), events=Events(bus, gateways, letters))
     runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)

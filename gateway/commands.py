@@ -195,6 +195,8 @@ class Commands:
         if connection is None:
             return None
         which = cast(Permission, permission)
+        if isinstance(connection, Session) and (fault := connection.fault()) is not None:
+            raise fault  # what it may do is known where it goes
         if isinstance(connection, Session) and self._sessions is not None and operation != "check":
             return await self._sessions.permit(connection, operation == "grant", which, group)
         if operation == "grant":

@@ -11,6 +11,7 @@ from controlplane.cluster import Cluster
 from hubwire.bus.client import BusClient
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.owners import OwnersView
+from hubwire.bus.session_records import SessionRecords
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
@@ -39,7 +40,8 @@ async def observe(config: ProcessConfig, *, deadline_seconds: float = 10.0) -> A
         dispatcher = Dispatcher(bus, owners, new_run_name())
         gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds)
         routers = LeaseWatch(bus, "router", default_ttl=1.2)
-        cluster = Cluster(bus, dispatcher, gateways, deadline_seconds=deadline_seconds)
+        records = SessionRecords(bus, memory=config.in_memory, replicas=config.replicas)
+        cluster = Cluster(bus, dispatcher, gateways, records, deadline_seconds=deadline_seconds)
         tasks = [asyncio.create_task(work.run(), name="observer") for work in (owners, gateways, routers)]
         try:
             await asyncio.gather(gateways.ready(), routers.ready())
