@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,10 @@ import gateway.app
 from gateway.app import Http, Worker
 from gateway.reliable.service import ReliableSessions
 from gateway.reliable.session import Session
+from hubwire.bus.inbox_entries import mark_entry
+from hubwire.bus.inbox_writer import InboxWriter
+from hubwire.bus.session_records import SessionRecord, SessionRecords
+from hubwire.model.errors import Unavailable
 from hubwire.runtime.listen import HeldPort, hold_listen_port
 from hubwire.runtime.service import Stop
 
@@ -49,6 +53,11 @@ class Place:
         assert found is not None
         return found
 
+    def with_lossy_records(self) -> Records:
+        records = Records(self.sessions.holder.records)
+        self.sessions.holder.records = records  # type: ignore[assignment]
+        return records
+
     def keep_sessions_for(self, seconds: float) -> None:
         """How long clients have to come back."""
         self.sessions.holder._retention = seconds
@@ -57,6 +66,22 @@ class Place:
     def reliable_keys(self) -> set[str]:
         every = self.worker.gateway.registrar.membership.keys()
         return {key for key in every if key.startswith("r")}
+
+    async def rest(self, operation: str, *arguments: Any) -> Any:
+        """A command as a control plane gives it."""
+        return await self.worker.gateway.commands.run(operation, arguments)
+
+    async def mark(self, client: Client, by: str, generation: int | None = None) -> InboxWriter:
+        """Another gateway, that does nothing else, wants the session of which this one is the holder."""
+        session = client.session(self)
+        assert session is not None
+        writer = InboxWriter(self.worker.bus, by)
+        at = session.generation if generation is None else generation
+        await writer.write(self.name, mark_entry(client.id, at, by), 10.0)
+        return writer
+
+    async def record(self, client: Client) -> SessionRecord:
+        return await self.sessions.holder.records.read(client.id)
 
     async def leaves_nothing(self) -> None:
         """Nothing of any session is here any more, and no key is needed."""
@@ -199,6 +224,33 @@ class Client:
         return place.sessions.holder.get(HUB, self.id)
 
 
+class Records:
+    """The records as a gateway sees them whose answers get lost: `deaf` changes are made, and not heard of.
+    `before` is awaited before each change."""
+
+    def __init__(self, records: SessionRecords) -> None:
+        self._records = records
+        self.deaf = 0
+        self.before: Callable[[], Awaitable[object]] | None = None
+        self.changes = 0
+
+    async def read(self, connection_id: str) -> SessionRecord:
+        return await self._records.read(connection_id)
+
+    async def change(self, connection_id: str, *arguments: Any) -> int | None:
+        if self.before is not None:
+            await self.before()
+        self.changes += 1
+        found = await self._records.change(connection_id, *arguments)
+        if self.deaf:
+            self.deaf -= 1
+            raise Unavailable("No answer.")
+        return found
+
+    async def end(self, connection_id: str, generation: int, revision: int) -> int | None:
+        return await self._records.end(connection_id, generation, revision)
+
+
 async def dial(port: int) -> Raw:
     one = socket.socket()
     one.setblocking(False)
@@ -261,4 +313,4 @@ class ReliableStack(Stack):
         return client
 
 
-__all__ = ["HUB", "PING", "RELIABLE", "Client", "Place", "ReliableStack", "until"]
+__all__ = ["HUB", "PING", "RELIABLE", "Client", "Place", "Records", "ReliableStack", "until"]
