@@ -359,6 +359,9 @@ class GatewayService:
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
         self.events.begin(connection, request, done)
 
+    def max_groups(self, hub: str) -> int:
+        return self._bounds.of(hub).max_groups
+
     def events_ended(self, connection: Connection) -> None:
         self.events.ended(connection)
 

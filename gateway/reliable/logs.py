@@ -33,6 +33,8 @@ class OtherLog:
         self._reader = InboxReader(bus, gateway)
         self._fold: LogReader | None = None
         self._lock = asyncio.Lock()
+        self._begun = 0  # readings to the end, counted
+        self._to_end = 0  # the last of them that came there
         self.used = asyncio.get_running_loop().time()
 
     @property
@@ -43,23 +45,37 @@ class OtherLog:
         """Read on to a number, or to what is the end now. Raises StreamMissing when there is no such log, and
         Unavailable when it cannot be read now."""
         self.used = asyncio.get_running_loop().time()
+        asked = self._begun
         async with self._lock:
-            for _ in range(3):
-                fold = self._fold.fold if self._fold is not None else None
-                if to_seq is not None and fold is not None and fold.position >= to_seq:
-                    return fold
-                try:
-                    await self._read_on(to_seq)
-                except LogTrimmed:
-                    await self._again()
-                    continue
-                self.used = asyncio.get_running_loop().time()
-                if self._fold is None:
-                    return InboxFold()  # nothing was ever written
-                if self._fold.fold is not None:
-                    return self._fold.fold
+            reading = 0
+            if to_seq is None:
+                if self._to_end > asked:  # somebody else has read to the end since we asked
+                    return self._read
+                reading = self._begun = self._begun + 1
+            found = await self._read_to(to_seq)
+            self._to_end = max(self._to_end, reading)
+            return found
+
+    @property
+    def _read(self) -> InboxFold:
+        fold = self._fold.fold if self._fold is not None else None
+        return InboxFold() if fold is None else fold  # nothing was ever written
+
+    async def _read_to(self, to_seq: int | None) -> InboxFold:
+        for _ in range(3):
+            fold = self._fold.fold if self._fold is not None else None
+            if to_seq is not None and fold is not None and fold.position >= to_seq:
+                return fold
+            try:
+                await self._read_on(to_seq)
+            except LogTrimmed:
                 await self._again()
-            raise Unavailable(f"The inbox of {self._gateway} is being trimmed.")
+                continue
+            self.used = asyncio.get_running_loop().time()
+            if self._fold is None or self._fold.fold is not None:
+                return self._read
+            await self._again()
+        raise Unavailable(f"The inbox of {self._gateway} is being trimmed.")
 
     async def _read_on(self, to_seq: int | None) -> None:
         count = 0

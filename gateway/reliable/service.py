@@ -51,6 +51,7 @@ class Plain(Protocol):
         self, connection: Connection, request: SendToGroup, publisher: str | None, done: Executed
     ) -> None: ...
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None: ...
+    def max_groups(self, hub: str) -> int: ...
     def events_ended(self, connection: Connection) -> None: ...
 
 
@@ -180,11 +181,7 @@ class ReliableSessions:
 
     def join(self, connection: Connection, group: str, done: Executed) -> None:
         assert isinstance(connection, ReliableConnection)
-        groups, most = connection.session.groups, connection.bounds.max_groups
-        if len(groups) >= most and group not in groups:
-            done(PermissionDenied(f"A connection of this hub may be in {most} groups at most."))
-            return
-        self.holder.changes.join(connection.session, group, done)
+        self.change_group(True, connection.session, group, done)
 
     def leave(self, connection: Connection, group: str, done: Executed) -> None:
         assert isinstance(connection, ReliableConnection)
@@ -241,8 +238,14 @@ class ReliableSessions:
         return self.holder.count(key)
 
     def change_group(self, joins: bool, session: Session, group: str, done: Done) -> None:
-        change = self.holder.changes.join if joins else self.holder.changes.leave
-        change(session, group, done)
+        if not joins:
+            self.holder.changes.leave(session, group, done)
+            return
+        most = self._plain.max_groups(session.hub)
+        if len(session.groups) >= most and group not in session.groups:
+            done(PermissionDenied(f"A connection of this hub may be in {most} groups at most."))
+        else:
+            self.holder.changes.join(session, group, done)
 
     async def permit(self, session: Session, granted: bool, permission: Permission, group: str) -> bool:
         return await self.holder.changes.permission(session, granted, permission, group)

@@ -38,6 +38,7 @@ class Trimming:
         self._own = own
         self._number = 0
         self._last = asyncio.get_running_loop().time()
+        self._bytes = 0  # how big the inbox is when it is as big as it should be
         self.cycles = 0
 
     async def run(self) -> None:
@@ -59,6 +60,7 @@ class Trimming:
 
     async def trim(self, fold: InboxFold) -> None:
         """One whole cycle. What it writes itself does not count as growth. Raises Unavailable."""
+        await self._make_room()
         self._number += 1
         cycle = Cycle(fold, self._number)
         batch: list[bytes] = []
@@ -78,6 +80,16 @@ class Trimming:
         self._own.bytes = 0
         await self._own.inbox.purge(cycle.as_of + 1)
         self.cycles += 1
+        if (await self._own.inbox.info()).max_bytes > self._bytes:
+            await self._own.inbox.resize(self._bytes)
+
+    async def _make_room(self) -> None:
+        """A log that is full, or nearly, could not take the checkpoint that lets it be trimmed."""
+        info = await self._own.inbox.info()
+        self._bytes = self._bytes or info.max_bytes
+        if info.bytes > self._bytes // 2 and info.max_bytes <= self._bytes:
+            log.warning("inbox_made_bigger", gateway=self._own.name, bytes=info.bytes)
+            await self._own.inbox.resize(2 * self._bytes)
 
     async def _write(self, entries: list[bytes]) -> None:
         if entries:

@@ -11,7 +11,7 @@ from support.reliable_stack import HUB, ReliableStack, until
 import gateway.reliable.ends
 import gateway.reliable.moves
 from hubwire.bus.inbox import inbox_is_gone
-from hubwire.model.errors import Unavailable
+from hubwire.model.errors import PermissionDenied, Unavailable
 from hubwire.model.names import new_connection_id
 from hubwire.model.reconnection import issue_reconnection_token
 
@@ -35,6 +35,10 @@ async def until_awaited(condition, seconds=20.0):
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+async def holds(log, size):
+    return (await log.inbox.info()).bytes > size
 
 
 async def begins_behind(log, seq):
@@ -302,6 +306,20 @@ async def test_rest_and_the_client_change_the_same_group_at_once(one):
     await here.leaves_nothing()
 
 
+async def test_nobody_is_in_more_groups_than_the_hub_allows(one):
+    here = one.places[0]
+    alice = await one.reliable("alice", groups=["a"])
+    bounds = one.service._bounds.of(HUB)
+    bounds.max_groups = 2
+    await alice.join("b")
+    await alice.join("b")
+    answer = await alice.answer(alice.ask("joinGroup", group="c"))
+    assert answer["error"]["name"] == "Forbidden"
+    with pytest.raises(PermissionDenied):
+        await here.rest("join", HUB, "connection", alice.id, ["c"], None)
+    assert alice.session(here).groups == {"a", "b"}
+
+
 async def test_a_join_that_meets_a_mark_is_joined_when_it_is_said_to_be(one):
     """The client comes back before the mark's gateway does, and asks again under the same id."""
     here = one.places[0]
@@ -524,6 +542,52 @@ async def test_a_session_is_found_after_its_log_was_trimmed(two):
     await bob.publish("late", "end")
     await alice.has("2-9", "end")
     assert alice.got == [*range(1, 32)]
+
+
+async def test_a_log_that_is_full_can_be_trimmed(one):
+    here = one.places[0]
+    log = here.sessions.holder.log
+    log.inbox._config["max_bytes"] = 2**20
+    alice = await one.reliable("alice", groups=["room"])
+    bob = await one.reliable("bob")
+    big = "x" * 100_000
+    asked = [
+        bob.ask("sendToGroup", group="room", dataType="text", data=f"{number}{big}") for number in range(15)
+    ]
+    await until_awaited(lambda: holds(log, 900_000))
+    await alice.has(f"5{big}")
+    alice.acknowledge(6)
+    trimming = gateway.reliable.upkeep.Trimming(log)
+    await trimming.trim(log.fold)
+    for number in asked:
+        assert (await bob.answer(number))["success"]
+    await alice.has(f"14{big}")
+    assert alice.got == [*range(1, 16)]
+    alice.acknowledge(15)
+    await until(lambda: not alice.session(here).state.unacked)
+    await trimming.trim(log.fold)
+    assert (await log.inbox.info()).max_bytes == 2**20
+
+
+async def test_thousands_that_want_one_log_share_its_readings(two):
+    """Each is sure of what was in it when it asked."""
+    first, second = two.places
+    alice = await two.reliable("alice", at=first)
+    other = second.sessions._logs.of(first.name)
+    readings = 0
+    read = other._read_to
+
+    async def counted(to_seq):
+        nonlocal readings
+        readings += 1
+        return await read(to_seq)
+
+    other._read_to = counted
+    folds = await asyncio.gather(*(other.read() for _ in range(500)))
+    assert all(fold.get(alice.id) is not None for fold in folds)
+    assert readings <= 3
+    bob = await two.reliable("bob", at=first)
+    assert (await other.read()).get(bob.id) is not None
 
 
 # -- gateways that go ----------------------------------------------------------------------------------
