@@ -13,7 +13,6 @@ left is counted: each session is held once, owners know exactly the keys that ar
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import sys
@@ -61,6 +60,13 @@ MAX_PAYLOAD = 1024 * 1024
 OPEN_SECONDS = 5.0
 DRAIN_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
+
+
+KINDS = (
+    *("kill gateway", "pause gateway", "stop gateway", "cut gateway", "add gateway"),
+    *("kill router", "pause router", "stop router", "cut router", "add router"),
+    *("nats", "stall", "slow", "mute", "late", "silent", "silent"),
+)
 
 
 class _Settings:
@@ -118,10 +124,17 @@ class GatewayNode(Node):
         asyncio._set_running_loop(self.loop)
         self.over = asyncio.Event()
         asyncio._set_running_loop(None)
+        self.told_to_stop = False
         self._admissions: set[asyncio.Task[None]] = set()
         self.start(self._run())
 
     async def _run(self) -> None:
+        while not self.told_to_stop:
+            self.over.clear()
+            await self._serve()
+
+    async def _serve(self) -> None:
+        """One run, under a name of its own: until told to stop, or until the lease is lost."""
         bus = self.bus = SimBus(self)
         while not bus.connected:
             bus.connect()
@@ -145,19 +158,18 @@ class GatewayNode(Node):
             self.over.set()
 
         lease.on_lost = lease_lost
-        self.told = _Told(self.world)  # type: ignore[assignment]
         service = self.service = GatewayService(
             name,
             bus,  # type: ignore[arg-type]
             owners,
             dispatcher,
             _Settings(),  # type: ignore[arg-type]
-            notifications=self.told,  # type: ignore[arg-type]
+            notifications=_Told(self.world),
             durability=Durability(memory=True, replicas=1),
         )
         reliable = service.reliable
         assert reliable is not None
-        await lease.acquire(lambda: self.over.is_set())
+        await lease.acquire(lambda: self.told_to_stop)
         work = (lease.run(), owners.run(), service.run(), service.keepalive.run(), reliable.run())
         tasks = [asyncio.create_task(one) for one in work]
         try:
@@ -180,6 +192,7 @@ class GatewayNode(Node):
         await bus.close()
 
     def terminate(self) -> None:
+        self.told_to_stop = self.told = True
         self.soon(self.over.set)
 
     def kill(self) -> None:
@@ -247,6 +260,7 @@ class ReliableWorld(World):
         self.told_over: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.ends = True
+        self.kinds = KINDS
         self.notes: list[str] = []
         self._owners: list[str | None] = []
 
@@ -277,6 +291,56 @@ class ReliableWorld(World):
             self.ended[session_id] += 1
             self.history.events.append(Event(self.now, session_id, "disconnected"))
 
+    # -- faults --------------------------------------------------------------------------------------
+
+    def fault(self) -> None:
+        """One event, at random."""
+        chance, streams = self.chance, self.nats.streams
+        event = chance.choice(self.kinds)
+        seconds = chance.choice((0.05, 0.3, 1.0, 1.6, 2.5, 4.0)) * chance.uniform(0.8, 1.2)
+        what, _, whom = event.partition(" ")
+        self.events.append(f"{self.now - START:8.3f} {event} {seconds:.2f}")
+        if whom:
+            there = [node for node in self.alive(whom) if not node.told]
+            if what == "add" or not there:
+                self.add(whom)
+            else:
+                node = chance.choice(there)
+                self.events[-1] += f" {getattr(node, 'name', '') or self.nodes.index(node)}"
+                self._hit(node, what, seconds)
+        elif what == "nats":
+            self.nats.up = False
+            self.cut([node for node in self.nodes if not node.dead], seconds)
+            self._later(seconds, self.nats, "up", True)
+        elif what == "stall":
+            self.nats.stalled = True
+            self._later(seconds, self.nats, "stalled", False)
+        elif what == "slow":
+            self.nats.slow = chance.choice((0.02, 0.1, 0.3))
+            self._later(seconds, self.nats, "slow", 0.0)
+        elif what == "mute":
+            self.nats.mute = streams.mute = chance.choice((0.1, 0.5))
+            self._later(seconds, self.nats, "mute", 0.0)
+            self._later(seconds, streams, "mute", 0.0)
+        elif what == "late":
+            streams.late = chance.choice((0.1, 0.5))
+            self._later(seconds, streams, "late", 0.0)
+        elif what == "silent" and streams.streams:
+            name = chance.choice(sorted(streams.streams))
+            self.events[-1] += f" {name}"
+            streams.be_silent(name, seconds, nobody=chance.random() < 0.5)
+
+    def _later(self, seconds: float, thing: object, name: str, value: object) -> None:
+        self.at(self.now + seconds, lambda: setattr(thing, name, value))
+
+    def heal(self) -> None:
+        """Faults are over: enough of everything is there."""
+        for role in ("router", "gateway"):
+            for _ in range(2 - len([node for node in self.alive(role) if not node.told])):
+                self.add(role)
+        self.nats.up, self.nats.stalled, self.nats.slow, self.nats.mute = True, False, 0.0, 0.0
+        self.nats.streams.late = self.nats.streams.mute = 0.0
+
     # -- traffic -------------------------------------------------------------------------------------
 
     def begin(self, clients: int, pace: float) -> None:
@@ -300,7 +364,9 @@ class ReliableWorld(World):
         self.history.drained = True
         for node in self.nodes:
             if isinstance(node, GatewayNode):
-                self.history.deaf += itertools.starmap(Span, node.faults)
+                self.history.deaf += [
+                    Span(begin - 0.1, min(end, begin + 5.0) + 1.0) for begin, end in node.faults
+                ]
         verdict = judge(self.history)
         assert not verdict.violations, "\n".join(map(str, verdict.violations[:10]))
         return verdict
@@ -391,9 +457,10 @@ def instrument_reliable(world: ReliableWorld) -> None:
     random.seed(world.seed)
 
 
-def simulate(seed: int, *, faults: int = 6) -> tuple[ReliableWorld, Verdict]:
+def simulate(seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[ReliableWorld, Verdict]:
     """One schedule. Raises AssertionError."""
     world = ReliableWorld(seed)
+    world.kinds = kinds
     instrument_reliable(world)
     for role in ("router", "router", "gateway", "gateway", "gateway"):
         world.add(role)
@@ -401,15 +468,22 @@ def simulate(seed: int, *, faults: int = 6) -> tuple[ReliableWorld, Verdict]:
         world.run(3.0)
         world.begin(world.chance.choice((2, 4, 6)), pace=6.0)
         world.run(1.0)
-        for _ in range(faults):
+        for _ in range(world.chance.choice((2, 4, 8))):
             world.run(world.chance.expovariate(1.0))
-        world.run(2.0)
+            world.fault()
+        world.run(5.0)
+        world.heal()
+        world.run(4.0)
         world.calm = True
-        world.run(8.0)
+        world.run(10.0)
         verdict = world.verdict()
         world.judge_end()
+        if seed % 4 == 0:
+            world.run(60.0)
+            world.judge_end()
+            world.judge_swept()
     except AssertionError:
-        print("\n".join([*world.events, *world.notes]))
+        print("\n".join(sorted([*world.events, *world.notes])))
         raise
     finally:
         world.close()
@@ -420,9 +494,10 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     first, last = (int(text) for text in sys.argv[1:3])
+    kinds = tuple(sys.argv[3].split(",")) if len(sys.argv) > 3 else KINDS
     for seed in range(first, last + 1):
         try:
-            world, verdict = simulate(seed)
+            world, verdict = simulate(seed, kinds)
         except AssertionError as error:
             print(f"seed {seed}: {error}", flush=True)
             print(f"again: cd tests && PYTHONHASHSEED=0 python -m support.reliable_simulation {seed} {seed}")
