@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from support import chaos
 from support.chaos import Rig
-from support.crowd import HUB, Crowd, TimedApplication, gathered, sleeps
+from support.crowd import HUB, Crowd, TimedApplication, gathered, sleeps, stays
 from support.history import History, Limits
 from support.judge import Verdict, interruption, judge
 from support.notified import behind, handler_at
@@ -141,13 +141,15 @@ async def run(
     app = TimedApplication(history)
     await app.start()
     try:
-        async with Rig(folder, history) as rig, behind(rig.fleet.config) as cluster:
-            await cluster.settings.put_hub(HUB, handler_at(app.url))
+        async with Rig(folder, history) as rig:
+            async with behind(rig.fleet.config) as cluster:
+                await cluster.settings.put_hub(HUB, handler_at(app.url))
             async with gathered(rig, history, chance, rate=rate) as crowd:
                 crowd.asks = asks
                 crowd.add_all(plain_only=plain_only)
                 if not plain_only and seconds > 120:
                     crowd.add("sleeper", sleeps)
+                    crowd.add("hoarder", stays, acks=False)
                 await _flows(history, 100)
                 await _break(rig, crowd, chance, seconds, faults, told)
                 await _flows(history, 100)
