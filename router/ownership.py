@@ -44,9 +44,9 @@ class Owned:
     """A partition that the table gives this router, under this epoch."""
 
     __slots__ = (
-        "_handled",
         "_ownership",
         "epoch",
+        "handled",
         "ids",
         "listed",
         "members",
@@ -67,7 +67,8 @@ class Owned:
         self.seen: dict[str, int] = {}
         """Sender to the highest publish number forwarded. A sender's publishes arrive in the order of their
         numbers, so what is not above it was forwarded: the answer was lost, not the message."""
-        self._handled: dict[str, int] = {}  # the same, of what may have to be forwarded once more
+        self.handled: dict[str, int] = {}
+        """The same, of what is to be forwarded once more if it comes again."""
 
     def is_ours(self) -> bool:
         """Whether the table, as we know it, still gives it to us under this epoch."""
@@ -86,22 +87,22 @@ class Owned:
 
     def was_handled(self, sender: str, number: int) -> bool:
         """Whether it was accepted before, though perhaps not all of it was forwarded."""
-        return number <= self._handled.get(sender, 0)
+        return number <= self.handled.get(sender, 0)
 
     def forward_again(self, sender: str | None = None) -> None:
         """What was forwarded, of this sender or of all, may not have left us: repeats go to the gateways
         again, which know what they have had. It is stamped and written no second time."""
         if sender is None:
-            self._handled, self.seen = {**self._handled, **self.seen}, {}
+            self.handled, self.seen = {**self.handled, **self.seen}, {}
         elif sender in self.seen:
-            self._handled[sender] = self.seen.pop(sender)
-        if len(self._handled) > MAX_SENDERS_REMEMBERED:
-            self._handled = dict(list(self._handled.items())[-MAX_SENDERS_REMEMBERED // 2 :])
+            self.handled[sender] = self.seen.pop(sender)
+        if len(self.handled) > MAX_SENDERS_REMEMBERED:
+            self.handled = dict(list(self.handled.items())[-MAX_SENDERS_REMEMBERED // 2 :])
 
     def forget(self, sender: str) -> None:
         """It has ended."""
         self.seen.pop(sender, None)
-        self._handled.pop(sender, None)
+        self.handled.pop(sender, None)
 
 
 class Ownership:

@@ -68,6 +68,8 @@ class RouterService:
         self.writer = InboxWriter(bus, self.name)
         self._loop = asyncio.get_running_loop()
         self._subject = router_subject(self.name)
+        self._some_wait = False
+        """Whether something of the batch that is being handled is answered later."""
         self._strangers: set[str] = set()
         """Gateways that sent something and were not known to be alive."""
         # Plain integers that the metrics exporter reads.
@@ -105,10 +107,20 @@ class RouterService:
                 self.refused += len(entries)
                 answers += [NOT_MINE] * len(entries)
             else:
-                self._part(owned, sender, entries, answers, out)
-        later = [(n, one) for n, one in enumerate(answers) if type(one) is Waits]
-        for position, _ in later:
-            answers[position] = WAIT
+                end = len(answers) + len(entries)
+                for entry in entries:
+                    answer = self._entry(owned, sender, entry, out)
+                    answers.append(answer)
+                    if answer == NOT_MINE:
+                        # Then all that come after it are refused: they are repeated together, in order.
+                        answers += [NOT_MINE] * (end - len(answers))
+                        break
+        later: list[tuple[int, Waits]] = []
+        if self._some_wait:
+            self._some_wait = False
+            later = [(n, one) for n, one in enumerate(answers) if type(one) is Waits]
+            for position, _ in later:
+                answers[position] = WAIT
         try:
             for gateway, items in out.items():
                 self._forward(gateway, items)
@@ -124,22 +136,6 @@ class RouterService:
             rest = Reply(self._bus, reply, answers)
             for position, waits in later:
                 waits.ask(rest, position)
-
-    def _part(
-        self,
-        owned: Owned,
-        sender: str,
-        entries: list[list[Any]],
-        answers: list[Any],
-        out: dict[str, list[bytes]],
-    ) -> None:
-        """Handle the entries for one partition. After one that is refused all are: they are repeated
-        together, in their order."""
-        refused = False
-        for entry in entries:
-            answer = NOT_MINE if refused else self._entry(owned, sender, entry, out)
-            refused = answer == NOT_MINE
-            answers.append(answer)
 
     def _forward(self, gateway: str, items: list[bytes]) -> None:
         """Send one gateway's envelopes, as one message, or as few as the server's limit allows."""
@@ -178,7 +174,7 @@ class RouterService:
                 _, _, key, asking = entry
                 self.inboxes.heard(sender)
                 answer = OK if owned.members.has(sender, key) else RESYNC
-                return owned.writes.barrier(key[1:], sender, -asking, answer) or answer
+                return self._later(owned.writes.barrier(key[1:], sender, -asking, answer)) or answer
             if kind == SNAPSHOT:
                 if any(map(is_reliable, entry[4])):
                     self.inboxes.heard(sender)
@@ -194,70 +190,95 @@ class RouterService:
         answer = OK if owned.members.transition(sender, key, joins, seq, digest) else RESYNC
         if joins and is_reliable(key):
             self.inboxes.heard(sender)
-            return owned.writes.barrier(key[1:], sender, seq, answer) or answer
+            return self._later(owned.writes.barrier(key[1:], sender, seq, answer)) or answer
         return answer
 
     def _publish(
         self, owned: Owned, sender: str, entry: list[Any], out: dict[str, list[bytes]]
     ) -> int | Waits:
-        _, partition, key, number, body = entry[:5]
-        if number <= owned.seen.get(sender, 0):
-            return owned.writes.of_number(sender, number) or OK
+        key, number = entry[2], entry[3]
+        seen = owned.seen
+        if number <= seen.get(sender, 0):
+            return self._later(owned.writes.of_number(sender, number)) or OK
         members = owned.members
-        plain, unsynced = members.members(key), members.unsynced
+        plain, unsynced, unknown = members.members(key), members.unsynced, members.lost_unknown
+        inboxes = members.members(reliable_key(key))
         if unsynced:
             plain = plain | unsynced
+            inboxes = inboxes | (unsynced & self.inboxes.known)
+        if unknown:
+            inboxes = inboxes | unknown
         answer: int | Waits = OK
-        if owned.was_handled(sender, number):
-            answer = owned.writes.of_number(sender, number) or OK
-        else:
-            answer = self._to_inboxes(owned, sender, entry)
-            if answer in (NOT_MINE, REFUSED):
+        if inboxes or owned.handled or len(entry) > 5:
+            answer, forwards = self._reliably(owned, sender, entry, inboxes)
+            if not forwards:
                 return answer
-            self.publishes += 1
-        owned.remember(sender, number)
-        if plain and answer != DUPLICATE and not (type(answer) is Waits and answer.answer == DUPLICATE):
-            item = deliver_item(partition, owned.epoch, sender, number, key, body)
+        self.publishes += 1
+        if sender in seen:
+            seen[sender] = number
+        else:
+            owned.remember(sender, number)
+        if plain:
+            item = deliver_item(owned.number, owned.epoch, sender, number, key, entry[4])
             self.forwarded += len(plain)
             for gateway in plain:
                 out.setdefault(gateway, []).append(item)
         return answer
 
-    def _to_inboxes(self, owned: Owned, sender: str, entry: list[Any]) -> int | Waits:
-        """Stamp a publish and write it to the inboxes concerned. OK when there are none; DUPLICATE for what
-        its client has sent before; NOT_MINE, and nothing is done, when too much waits for an inbox."""
+    def _later(self, waits: Waits | None) -> Waits | None:
+        if waits is not None:
+            self._some_wait = True
+        return waits
+
+    def _reliably(
+        self, owned: Owned, sender: str, entry: list[Any], inboxes: set[str] | frozenset[str]
+    ) -> tuple[int | Waits, bool]:
+        """Stamp a publish and write it to the inboxes concerned, unless that was done before. The answer, and
+        whether it goes to plain members: DUPLICATE for what its client has sent before; NOT_MINE, and nothing
+        is done, when too much waits for an inbox."""
         _, _, key, number, body, *more = entry
+        if owned.was_handled(sender, number):
+            return self._later(owned.writes.of_number(sender, number)) or OK, True
         identity = (str(more[0]), int(more[1])) if more and more[0] is not None else None
         if identity is not None and owned.ids.knows(*identity):
+            owned.remember(sender, number)
             first = owned.writes.of_id(*identity)
-            return DUPLICATE if first is None else owned.writes.follow(first, sender, number, DUPLICATE)
+            if first is None:
+                return DUPLICATE, False
+            return self._later(owned.writes.follow(first, sender, number, DUPLICATE)) or DUPLICATE, False
         answer: int | Waits = OK
-        inboxes = self._inboxes_for(owned, key)
         if inboxes:
-            stamp = owned.writes.stamp + 1
-            item = message_entry(
-                owned.number, owned.epoch, stamp, sender, number, key, body, *(identity or ())
-            )
-            if len(item) > self._bus.max_payload - OVERHEAD_BYTES:
-                return REFUSED
-            if not self.writer.has_room(inboxes, len(item)):
-                return NOT_MINE
-            write, answer = owned.writes.begin(key, len(inboxes), sender, number)
-            if identity is not None:
-                owned.writes.name(write, *identity)
-            for gateway in inboxes:
-                self.writer.submit(gateway, item, write.stored, owned.is_ours)
-            self.written += len(inboxes)
+            answer = self._write(owned, sender, number, key, body, inboxes, identity)
+            if answer in (NOT_MINE, REFUSED):
+                return answer, False
         if identity is not None:
             owned.ids.remember(*identity, self._loop.time())
-        return answer
+        return answer, True
 
-    def _inboxes_for(self, owned: Owned, key: str) -> set[str] | frozenset[str]:
-        members = owned.members
-        found = members.members(reliable_key(key))
-        if members.unsynced:
-            found = found | (members.unsynced & self.inboxes.known)
-        return found | members.lost_unknown if members.lost_unknown else found
+    def _write(
+        self,
+        owned: Owned,
+        sender: str,
+        number: int,
+        key: str,
+        body: bytes,
+        inboxes: set[str] | frozenset[str],
+        identity: tuple[str, int] | None,
+    ) -> int | Waits:
+        stamp = owned.writes.stamp + 1
+        item = message_entry(owned.number, owned.epoch, stamp, sender, number, key, body, *(identity or ()))
+        if len(item) > self._bus.max_payload - OVERHEAD_BYTES:
+            return REFUSED
+        if not self.writer.has_room(inboxes, len(item)):
+            return NOT_MINE
+        write, waits = owned.writes.begin(key, len(inboxes), sender, number)
+        if identity is not None:
+            owned.writes.name(write, *identity)
+        for gateway in inboxes:
+            self.writer.submit(gateway, item, write.stored, owned.is_ours)
+        self.written += len(inboxes)
+        self._some_wait = True
+        return waits
 
     # -- members -----------------------------------------------------------------------------------
 
