@@ -152,9 +152,11 @@ class Moves:
             try:
                 with fold.pin() as pin:
                     here = await self._write_down(attempt, record, other, state, fold, pin.since)
-            except BaseException:
+            except BaseException as error:
                 self.lost += 1
                 holder.coming.give_up(attempt)
+                if isinstance(error, NotFound) and await holder.records.read(session_id) != record:
+                    return None  # it has gone from that log to another
                 raise
         except StreamMissing as error:
             await self._logs.drop(record.holder, other)
