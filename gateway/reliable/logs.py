@@ -7,6 +7,8 @@ go when nobody has asked for a while.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import aclosing
 
 import structlog
 
@@ -14,7 +16,7 @@ from gateway.reliable.fold import InboxFold
 from gateway.reliable.log import LogReader
 from hubwire.bus.client import BusClient
 from hubwire.bus.inbox import inbox_is_gone
-from hubwire.bus.inbox_reader import InboxReader, LogTrimmed
+from hubwire.bus.inbox_reader import InboxReader, LogMessage, LogTrimmed
 from hubwire.model.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ class OtherLog:
         self._gateway = gateway
         self._reader = InboxReader(bus, gateway)
         self._fold: LogReader | None = None
+        self._unfed: deque[LogMessage] = deque()  # a page at most
         self._lock = asyncio.Lock()
         self._begun = 0  # readings to the end, counted
         self._to_end = 0  # the last of them that came there
@@ -78,19 +81,29 @@ class OtherLog:
         raise Unavailable(f"The inbox of {self._gateway} is being trimmed.")
 
     async def _read_on(self, to_seq: int | None) -> None:
+        """What was read by somebody who was cancelled is folded first: it is not given out again."""
+        await self._feed()
+        async with aclosing(self._reader.read(to_seq)) as pages:
+            async for page in pages:
+                self._unfed.extend(page)
+                await self._feed()
+
+    async def _feed(self) -> None:
         count = 0
-        async for page in self._reader.read(to_seq):
-            for seq, time, data in page:
-                if self._fold is None:
-                    self._fold = LogReader(seq)
-                self._fold.feed(seq, time, data)
-                count += 1
-                if count % TURN_MESSAGES == 0:
-                    await asyncio.sleep(0)
+        while self._unfed:
+            seq, time, data = self._unfed.popleft()
+            if self._fold is None:
+                self._fold = LogReader(seq)
+            self._fold.feed(seq, time, data)
+            count += 1
+            if count % TURN_MESSAGES == 0:
+                await asyncio.sleep(0)
 
     async def _again(self) -> None:
-        await self._reader.close()
+        before = self._reader
         self._reader, self._fold = InboxReader(self._bus, self._gateway), None
+        self._unfed.clear()
+        await before.close()
 
     async def close(self) -> None:
         await self._reader.close()

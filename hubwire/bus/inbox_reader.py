@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from secrets import token_hex
 from typing import Any, Final, NamedTuple
 
@@ -84,7 +84,7 @@ class InboxReader:
         self.created = created
         self.position = from_seq - 1
 
-    async def read(self, to_seq: int | None = None) -> AsyncIterator[list[LogMessage]]:
+    async def read(self, to_seq: int | None = None) -> AsyncGenerator[list[LogMessage]]:
         """Give out what comes next, page by page, up to and with `to_seq`, or to what is the end now.
 
         Begins at the stream's first message when nothing was read before and the beginning was trimmed.
@@ -113,8 +113,12 @@ class InboxReader:
                 if messages and page is not None and not page.broken:
                     failures, self._page_bytes = 0, PAGE_BYTES
                     if self.position < end and self._consumer and self._bus.connected:
-                        await self._ask(end)  # brought while these are worked on
-                elif page is not None and page.refused and self._page_bytes == PAGE_BYTES:
+                        await self._ask(end)  # brought while these are worked on; it waits for nothing
+                    yield messages
+                    continue
+                if messages:
+                    yield messages  # before anything that may raise: they do not come again
+                if page is not None and page.refused and self._page_bytes == PAGE_BYTES:
                     self._page_bytes = 2 * self._bus.max_payload  # the next message is bigger than a page
                 else:
                     failures += not messages
@@ -122,8 +126,6 @@ class InboxReader:
                         raise Unavailable(f"The inbox of {self._gateway} cannot be read: {why}.")
                     self._drop_consumer()
                     await self._look()
-                if messages:
-                    yield messages
         finally:
             self._page = None
 

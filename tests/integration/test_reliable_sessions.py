@@ -9,6 +9,7 @@ import pytest
 from support.reliable_stack import HUB, ReliableStack, until
 
 import gateway.reliable.ends
+import gateway.reliable.logs
 import gateway.reliable.moves
 from hubwire.bus.inbox import inbox_is_gone
 from hubwire.model.errors import PermissionDenied, Unavailable
@@ -588,6 +589,28 @@ async def test_thousands_that_want_one_log_share_its_readings(two):
     assert readings <= 3
     bob = await two.reliable("bob", at=first)
     assert (await other.read()).get(bob.id) is not None
+
+
+async def test_a_reading_that_is_cancelled_skips_nothing(two, monkeypatch):
+    """Whoever wanted it has gone in the middle of a page; the next one reads on."""
+    monkeypatch.setattr(gateway.reliable.logs, "TURN_MESSAGES", 5)
+    first, second = two.places
+    alice = await two.reliable("alice", at=first, groups=["room"])
+    bob = await two.reliable("bob", at=first)
+    for number in range(120):
+        await bob.publish("room", f"m{number}")
+    other = second.sessions._logs.of(first.name)
+    for folded in (20, 45, 90):
+        reading = asyncio.create_task(other.read())
+        while other._fold is None or other._fold.fold.position < folded:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # no longer: it is to be in the middle
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert other._unfed
+    fold = await other.read()
+    assert fold.get(alice.id).last_id == 120
+    await alice.recover(second)
+    await alice.has("m0", "m119")
 
 
 # -- gateways that go ----------------------------------------------------------------------------------
