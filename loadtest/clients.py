@@ -33,7 +33,8 @@ def client_frame(payload: bytes) -> bytes:
 class Clients:
     """A set of connected sockets on one epoll. All waits have deadlines; failure is an exception."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = PROTOCOL) -> None:
+        self._protocol = protocol
         self._epoll = select.epoll()
         self._buffer = bytearray(1 << 20)
         self.sockets: list[socket.socket] = []
@@ -62,14 +63,13 @@ class Clients:
                     self._read_until(sock, b'"success":true')
                 self._add(sock)
 
-    @staticmethod
-    def _begin(port: int, path: str) -> socket.socket:
+    def _begin(self, port: int, path: str) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", port), timeout=10)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            f"Sec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n".encode()
+            f"Sec-WebSocket-Protocol: {self._protocol}\r\n\r\n".encode()
         )
         return sock
 

@@ -66,13 +66,16 @@ def free_port() -> int:
 
 
 class Stack:
-    """nats-server, a router and a gateway worker, each a process of its own. `more` are settings of both."""
+    """nats-server, a router and gateway workers, each a process of its own. `more` are settings of both."""
 
-    def __init__(self, folder: Path, **more: Any) -> None:
-        self.nats_port, self.port = free_port(), free_port()
+    def __init__(self, folder: Path, *, gateways: int = 1, **more: Any) -> None:
+        self.nats_port, self.monitor_port = free_port(), free_port()
+        self.ports = [free_port() for _ in range(gateways)]
+        self.port = self.ports[0]
         conf = folder / "nats.conf"
         conf.write_text(
-            f'listen: "127.0.0.1:{self.nats_port}"\nmax_payload: 4MB\njetstream {{ store_dir: "{folder}" }}\n'
+            f'listen: "127.0.0.1:{self.nats_port}"\nhttp: "127.0.0.1:{self.monitor_port}"\n'
+            f'max_payload: 4MB\njetstream {{ store_dir: "{folder}" }}\n'
         )
         self.nats = subprocess.Popen(
             [find_nats_server(), "-c", str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -87,7 +90,8 @@ class Stack:
             **more,
         )
         self.router = self._fork("router", config)
-        self.gateway = self._fork("gateway", config.replace(port=self.port))
+        self.gateways = [self._fork("gateway", config.replace(port=port)) for port in self.ports]
+        self.gateway = self.gateways[0]
         self._wait()
 
     @staticmethod
@@ -110,18 +114,21 @@ class Stack:
     def _wait(self) -> None:
         import socket
 
+        waiting = [*self.ports]
         for _ in range(200):
             with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
-                    time.sleep(0.5)
-                    return
+                if sock.connect_ex(("127.0.0.1", waiting[-1])) == 0:
+                    waiting.pop()
+            if not waiting:
+                time.sleep(0.5)
+                return
             time.sleep(0.05)
-        raise RuntimeError("The gateway did not come up within 10 s.")
+        raise RuntimeError("A gateway did not come up within 10 s.")
 
-    def path(self, user: str) -> str:
+    def path(self, user: str, port: int | None = None) -> str:
         token = sign_client_token(
             KEY,
-            endpoint=f"http://127.0.0.1:{self.port}",
+            endpoint=f"http://127.0.0.1:{port or self.port}",
             hub=HUB,
             user_id=user,
             roles=["webpubsub.joinLeaveGroup", "webpubsub.sendToGroup"],
@@ -130,9 +137,9 @@ class Stack:
         return f"/client/hubs/{HUB}?access_token={token}"
 
     def close(self) -> None:
-        for pid in (self.gateway, self.router):
+        for pid in (*self.gateways, self.router):
             os.kill(pid, signal.SIGTERM)
-        for pid in (self.gateway, self.router):
+        for pid in (*self.gateways, self.router):
             os.waitpid(pid, 0)
         self.nats.terminate()
         self.nats.wait(10)
@@ -140,6 +147,7 @@ class Stack:
 
 @contextmanager
 def stack(**more: Any) -> Iterator[Stack]:
+    """One that is stopped and taken away afterwards; see `Stack`."""
     folder = Path(tempfile.mkdtemp(prefix="hubwire-ratio-"))
     running = Stack(folder, **more)
     try:
