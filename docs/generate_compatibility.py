@@ -40,7 +40,7 @@ real browser. Every line below stands for at least one test that passed in both 
 (everything on one machine), and a cluster of three gateways, two routers and two control planes over three
 NATS servers. A dash means that this version does not have it; the reason stands beside it.
 
-The client packages open the reliable subprotocol unless they are told otherwise, which is tested here:
+Client packages open the reliable subprotocol unless they are told otherwise. Both are tested; the plain is
 `protocol_type=WebPubSubProtocolType.JSON` in Python, `protocol: WebPubSubJsonProtocol()` in JavaScript.
 
 To run the tests: `pytest tests/conformance tests/browser`.

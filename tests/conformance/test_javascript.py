@@ -14,12 +14,17 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.application import Application
-from support.inventory import JS_CLIENT, JS_FOLDER, JS_METHODS, JS_SERVICE, NOT_SERVED
+from support.inventory import JS_CLIENT, JS_FOLDER, JS_METHODS, JS_SERVICE, NOT_SERVED, RELIABLE
 from support.topology import HANDLED_HUB, Topology
 
 RUN_SECONDS = 90
 _NAME = re.compile(r'^(?:scenario|method|covers)\("([^"]+)"', re.MULTILINE)
-AREAS = {"client.test.mjs": JS_CLIENT, "group.test.mjs": JS_SERVICE, "service.test.mjs": JS_SERVICE}
+AREAS = {
+    "client.test.mjs": JS_CLIENT,
+    "reliable.test.mjs": JS_CLIENT,
+    "group.test.mjs": JS_SERVICE,
+    "service.test.mjs": JS_SERVICE,
+}
 
 
 class JsTest(NamedTuple):
@@ -73,6 +78,8 @@ def test_js(javascript, compat, js):
     passed, why = javascript.results.get(js.name, (False, f"It was not run. {javascript.output[-3000:]}"))
     if js.name in JS_METHODS[AREAS[js.file]]:
         compat.used(AREAS[js.file], js.name)
+    if js.file == "reliable.test.mjs":
+        compat.used(RELIABLE, f"{JS_CLIENT} recovers by itself")
     assert passed, why
 
 

@@ -88,6 +88,7 @@ async def test_numbers_belong_to_the_session_whatever_the_group_and_others_have_
     assert [(await plain.message()).keys() & {"sequenceId"} for _ in range(4)] == [set()] * 4
 
 
+@pytest.mark.compat(RELIABLE, "replay of what is not acknowledged")
 @both
 async def test_what_is_not_acknowledged_is_replayed_under_its_own_numbers_before_anything_newer(
     world, subprotocol
@@ -110,6 +111,7 @@ async def test_what_is_not_acknowledged_is_replayed_under_its_own_numbers_before
     assert await fourth.fresh(1) == texts(8, 8)
 
 
+@pytest.mark.compat(RELIABLE, "sequenceAck")
 @pytest.mark.parametrize("form", [3, "3", 1_000, 2**64 - 1, "18446744073709551615"])
 async def test_acks_release_all_that_was_sent_at_most(world, form):
     gateway = world.topology.gateway()
@@ -146,6 +148,7 @@ async def test_an_ack_without_a_number_is_malformed(world):
     assert (await client.closed())[0] == 1007
 
 
+@pytest.mark.compat(RELIABLE, "recovery on any gateway")
 @both
 async def test_groups_permissions_and_the_user_come_along_to_every_gateway(world, subprotocol):
     client = await reliable(world, "alice", subprotocol, roles=["webpubsub.joinLeaveGroup"])
@@ -170,6 +173,7 @@ async def test_groups_permissions_and_the_user_come_along_to_every_gateway(world
     assert (await client.fresh(1))[0] == (number + 1, "end")
 
 
+@pytest.mark.compat(RELIABLE, "Duplicate for a publish that is sent again")
 async def test_a_publish_that_is_sent_again_elsewhere_is_a_duplicate_and_reaches_nobody_twice(world):
     member = await reliable(world, groups=["room"])
     client = await reliable(world, "alice")
@@ -234,6 +238,7 @@ async def test_no_echo_and_excluded_connections_are_left_out_and_cost_no_number(
     assert await client.numbered(1) == texts(1, 1)
 
 
+@pytest.mark.compat(RELIABLE, "limit of what is not acknowledged")
 @pytest.mark.parametrize("attached", [True, False])
 async def test_more_than_a_thousand_unacknowledged_messages_end_the_session(world, attached):
     """Whether the client is there and only never acknowledges, or has gone."""

@@ -6,14 +6,15 @@ session is taken up again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Self
 from urllib.parse import quote
 
 from support.webpubsub_proto import DownstreamMessage
-from support.world import JsonClient, ProtobufClient, World
+from support.world import SECONDS, JsonClient, ProtobufClient, World
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 JSON_RELIABLE = "json.reliable.webpubsub.azure.v1"
 PROTOBUF_RELIABLE = "protobuf.reliable.webpubsub.azure.v1"
@@ -163,8 +164,19 @@ async def recovery_socket(
 
 
 async def recovered(world: World, client: AnyReliable, **where: Any) -> Any:
-    """The session of `client` on a new socket, greeted, under the same id."""
-    socket = await recovery_socket(world, client.connection_id, client.token, [client.subprotocol], **where)
+    """The session of `client` on a new socket, greeted, under the same id. As every client does, it tries
+    again when it is told so (503)."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                socket = await recovery_socket(
+                    world, client.connection_id, client.token, [client.subprotocol], **where
+                )
+                break
+            except InvalidStatus as refused:
+                if refused.response.status_code != 503:
+                    raise
+                await asyncio.sleep(0.2)
     assert socket.subprotocol == client.subprotocol
     again = type(client)(socket)
     again._ack_id = client._ack_id

@@ -2,6 +2,8 @@
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import net from "node:net";
 import { test } from "node:test";
 import { AzureKeyCredential, WebPubSubServiceClient } from "@azure/web-pubsub";
 import { WebPubSubClient, WebPubSubJsonProtocol } from "@azure/web-pubsub-client";
@@ -14,6 +16,7 @@ export const EVERYTHING = ["webpubsub.joinLeaveGroup", "webpubsub.sendToGroup"];
 const SECONDS = 15;
 const registered = [];
 const opened = new Set();
+const detours = new Set();
 let turn = 0;
 
 /** A test after which all clients are stopped: an open one would keep the process from ending. */
@@ -24,6 +27,8 @@ export function scenario(name, run) {
     } finally {
       opened.forEach((client) => client.stop());
       opened.clear();
+      detours.forEach((server) => server.close());
+      detours.clear();
     }
   });
 }
@@ -59,9 +64,15 @@ export function serviceOf(hub, { endpoint = next(controlPlanes), accessKey = key
 }
 
 /** A client access URL, for the next gateway. */
-export async function clientUrl(hub, { userId, roles = EVERYTHING, groups } = {}) {
-  const service = serviceOf(hub, { endpoint: next(gateways) });
+export async function clientUrl(hub, { userId, roles = EVERYTHING, groups } = {}, endpoint = next(gateways)) {
+  const service = serviceOf(hub, { endpoint });
   return (await service.getClientAccessToken({ userId, roles, groups })).url;
+}
+
+/** The same client, stopped after the test. */
+export function keepForStop(client) {
+  opened.add(client);
+  return client;
 }
 
 /** An unopened client of the protocol that is not reliable (the default is). */
@@ -71,8 +82,7 @@ export function newClient(url, options = {}) {
     messageRetryOptions: { maxRetries: 0 },
     ...options,
   });
-  opened.add(client);
-  return client;
+  return keepForStop(client);
 }
 
 /** What arrives, to be taken in order, each with a deadline. */
@@ -84,6 +94,11 @@ export class Inbox {
     const taker = this.#waiting.shift();
     if (taker) taker(item);
     else this.#items.push(item);
+  }
+
+  /** How many have not been taken. */
+  get size() {
+    return this.#items.length;
   }
 
   async take() {
@@ -131,6 +146,42 @@ export class Peer {
   /** Wait until the service has closed the connection; the text that it told before. */
   async toldToGo() {
     return (await this.disconnected.take()).message?.message;
+  }
+}
+
+/** A way to the gateways that loses connections, without a close frame; each goes to the next of them. */
+export class Detour {
+  static async open() {
+    const detour = Object.assign(new Detour(), { taken: 0, isOpen: true, sockets: new Set() });
+    const server = net.createServer((socket) => detour.pass(socket));
+    detours.add(server);
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    detour.endpoint = `http://127.0.0.1:${server.address().port}`;
+    return detour;
+  }
+
+  pass(socket) {
+    if (!this.isOpen) return socket.destroy();
+    this.taken++;
+    const { hostname, port } = new URL(next(gateways));
+    const there = net.connect(port, hostname);
+    for (const [one, other] of [[socket, there], [there, socket]]) {
+      this.sockets.add(one);
+      one.on("error", () => other.destroy());
+      one.on("close", () => (other.destroy(), this.sockets.delete(one)));
+      one.pipe(other);
+    }
+  }
+
+  /** All connections are lost, and no new ones are accepted. */
+  close() {
+    this.isOpen = false;
+    this.sockets.forEach((socket) => socket.resetAndDestroy());
+  }
+
+  reopen() {
+    this.isOpen = true;
   }
 }
 
