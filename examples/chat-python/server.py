@@ -56,7 +56,10 @@ async def events(request: web.Request) -> web.Response:
             del present[user]
             await tell(kind="left", who=user)
     elif kind == "azure.webpubsub.user.say":
-        text = str((await request.json()).get("text", "")).strip()
+        try:
+            text = str((await request.json())["text"]).strip()
+        except (ValueError, LookupError, TypeError):
+            return web.Response(status=400, text='Say it like this: {"text": "Hello"}')
         if not 0 < len(text) <= 500:
             return web.Response(status=400, text="There is nothing to say.")
         await service.send_to_group("lobby", {"kind": "said", "who": user, "text": text})

@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 import nats
 from nats.js.api import ConsumerConfig
+from nats.js.errors import NotFoundError
 
 STREAM = os.environ.get("STREAM", "AWPS")
 
@@ -18,7 +19,14 @@ async def main() -> None:
     )
     # Durable: the server remembers how far this consumer has come. Workers with the same name share the work.
     config = ConsumerConfig(durable_name="example", ack_wait=30, max_deliver=5)
-    events = await connection.jetstream().pull_subscribe("", "example", stream=STREAM, config=config)
+    stream = connection.jetstream()
+    while True:
+        try:
+            events = await stream.pull_subscribe("", "example", stream=STREAM, config=config)
+            break
+        except NotFoundError:
+            print(f"The stream {STREAM} is made with the first event; waiting for it.", flush=True)
+            await asyncio.sleep(2)
     seconds = float(os.environ.get("SECONDS", "inf"))
     while True:
         try:

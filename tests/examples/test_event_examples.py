@@ -187,3 +187,41 @@ def test_the_consumer_reads_each_event_once_also_after_a_break(up: HubwireUp, co
     say("8")
     assert "consumed order ada 8" in (second := consumed())
     assert len(second) == 3
+
+
+def test_the_consumer_may_be_started_before_the_first_event(up: HubwireUp, connection_string: str) -> None:
+    """Nothing is there to read before: the stream is made with the first event."""
+    words = ("events=*", "stream=EARLY", "prefix=early")
+    hubwire(connection_string, "hubs", "set", "early", "--event-listener", *words)
+    nats = json.loads((up.up.data / "endpoint.json").read_text())["nats"]
+    places = {f"NATS_{name.upper()}": value for name, value in nats.items()}
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "event-consumer" / "consume.py")],
+        env=environment(connection_string, **places, STREAM="EARLY", SECONDS="3"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as consumer:  # fmt: skip
+        assert consumer.stdout is not None
+        assert "waiting for it" in consumer.stdout.readline()
+        said = typed_by_a_client(connection_string, "early", "event order 7")
+        assert "ok: event order" in said
+        rest, _ = consumer.communicate(timeout=SECONDS)
+    assert rest.splitlines()[-1] == "early order ada 7"
+
+
+def test_what_the_chat_in_python_cannot_read_is_refused_at_once(connection_string: str) -> None:
+    """An exception would be a 500, which is tried again for nine seconds."""
+    with chat(connection_string, *example("python")):
+        for text in ("event say hi", "event say [1]", 'event say {"txt": 1}'):
+            assert "failed: event say" in typed_by_a_client(connection_string, "chat_python", text)
+        told = json.loads(hubwire(connection_string, "events", "failures", "chat_python", "--json"))["value"]
+        assert [(each["event"], each["status"], each["attempts"]) for each in told] == [("say", 400, 1)] * 3
+
+
+def typed_by_a_client(connection_string: str, hub: str, text: str) -> str:
+    """What `hubwire connect` prints when a person types that and leaves."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hubwire.cli.main", "connect", hub, "--user", "ada"],
+        env=environment(connection_string),
+        input=f"{text}\n", capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
