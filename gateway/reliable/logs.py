@@ -22,18 +22,22 @@ from hubwire.model.errors import Unavailable
 log = structlog.get_logger(__name__)
 
 KEEP_SECONDS = 60.0
+MOVES_AT_ONCE = 200
+"""Of the sessions of one log. The others wait: were thousands under way at the same pace, the time of all
+would be over before the first one had arrived."""
 TURN_MESSAGES = 200
 """Folded at a time; then all others have their turn."""
 
 
 class OtherLog:
-    """One gateway's inbox, folded as far as it was read."""
+    """One gateway's inbox, folded as far as it was read. Who takes a session out of it holds `moves`."""
 
     def __init__(self, bus: BusClient, gateway: str) -> None:
         self._bus = bus
         self._gateway = gateway
         self._reader = InboxReader(bus, gateway)
         self._fold: LogReader | None = None
+        self.moves = asyncio.Semaphore(MOVES_AT_ONCE)
         self._unfed: deque[LogMessage] = deque()  # a page at most
         self._lock = asyncio.Lock()
         self._begun = 0  # readings to the end, counted

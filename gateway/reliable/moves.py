@@ -120,6 +120,11 @@ class Moves:
         holder = self._holder
         session = holder.get(hub, session_id)
         if session is None:
+            if await holder.records.read(session_id) != record:
+                return None
+            ending = holder.sessions.get(session_id)
+            if ending is not None and ending.hub == hub:
+                raise Unavailable("The end of the session is not decided yet.")
             raise NotFound("The session is not here any more.")
         generation = record.generation + 1
         revision = await holder.records.change(session_id, generation, holder.name, record.revision)
@@ -147,17 +152,18 @@ class Moves:
                 return None
             if state.hub != hub:
                 raise NotFound("The session is one of another hub.")
-            fold = await holder.log.ready()
-            attempt = holder.coming.begin(session_id, record.generation + 1)
-            try:
-                with fold.pin() as pin:
-                    here = await self._write_down(attempt, record, other, state, fold, pin.since)
-            except BaseException as error:
-                self.lost += 1
-                holder.coming.give_up(attempt)
-                if isinstance(error, NotFound) and await holder.records.read(session_id) != record:
-                    return None  # it has gone from that log to another
-                raise
+            async with other.moves:
+                fold = await holder.log.ready()
+                attempt = holder.coming.begin(session_id, record.generation + 1)
+                try:
+                    with fold.pin() as pin:
+                        here = await self._write_down(attempt, record, other, state, fold, pin.since)
+                except BaseException as error:
+                    self.lost += 1
+                    holder.coming.give_up(attempt)
+                    if isinstance(error, NotFound) and await holder.records.read(session_id) != record:
+                        return None  # it has gone from that log to another
+                    raise
         except StreamMissing as error:
             await self._logs.drop(record.holder, other)
             if await self._logs.is_gone(record.holder):

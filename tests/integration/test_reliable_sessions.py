@@ -382,6 +382,31 @@ async def test_a_session_ends_when_its_window_is_over(tmp_path):
         await here.leaves_nothing()
 
 
+async def test_a_verdict_waits_until_the_end_is_decided(two):
+    """The window is over here while another gateway takes the session: its client is not told 1008."""
+    first, second = two.places
+    alice = await two.reliable("alice", at=first, groups=["room"])
+    records = first.sessions.holder.records
+    alice.cut()
+    session = alice.session(first)
+    end, decide = records.end, asyncio.Event()
+
+    async def slowly(*arguments):
+        await decide.wait()
+        return await end(*arguments)
+
+    records.end = slowly
+    ending = first.sessions.holder.end(session, "Normal", None)
+    assert await alice.try_to_recover(first) == 503
+    await alice.recover(second)
+    decide.set()
+    assert await ending is False
+    await alice.publish("room", "1")
+    await alice.has("1")
+    await first.leaves_nothing()
+    assert await alice.try_to_recover(first) == 101
+
+
 async def test_rest_ends_a_session_in_every_state(two):
     first, second = two.places
     attached = await two.reliable("a")
@@ -420,7 +445,7 @@ async def test_who_never_acknowledges_is_closed_for_good(one):
         await bob.publish("room", f"m{number}")
     await alice.is_told(1008)
     for client in (alice, away):
-        await until(lambda client=client: client.session(here) is None)
+        await until(lambda client=client: client.id not in holder.sessions)
         assert await client.try_to_recover(here) == 1008
     assert holder.ended_by["SlowClient"] == 2
     bob.close()
