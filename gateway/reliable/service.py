@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import structlog
+
 from gateway.bounds import Bounds
 from gateway.connection import Connection, Executed
 from gateway.flusher import Flusher
@@ -33,6 +35,8 @@ from hubwire.model.limits import RETENTION_SECONDS
 from hubwire.model.message import Message
 from hubwire.model.permissions import Permission
 from hubwire.model.reconnection import issue_reconnection_token
+
+log = structlog.get_logger(__name__)
 
 Done = Callable[[HubwireError | None], None]
 
@@ -115,13 +119,13 @@ class ReliableSessions:
     async def close(self, seconds: float) -> None:
         """The sockets are gone: write down what clients have acknowledged. The sessions stay in the log, for
         whoever their clients come to."""
+        await self.moves.close()
+        await self._lost.close()
         self.holder.log_acks()
         try:
             await self.holder.log.writer.drain(seconds)
-        except HubwireError:
-            pass
-        await self.moves.close()
-        await self._lost.close()
+        except HubwireError as error:
+            log.debug("inbox_not_drained", error=str(error))
         await self._logs.close()
         await self.holder.log.close()
 

@@ -13,7 +13,7 @@ from gateway.reliable.fold import InboxFold
 from gateway.reliable.logs import OtherLogs
 from gateway.reliable.own_log import OwnLog
 from hubwire.bus.inbox import Inbox
-from hubwire.bus.jetstream import StreamMissing
+from hubwire.bus.jetstream import StreamFull, StreamMissing
 from hubwire.bus.session_records import SessionRecords
 from hubwire.model.errors import HubwireError, Unavailable
 
@@ -89,7 +89,10 @@ class Trimming:
         self._bytes = self._bytes or info.max_bytes
         if info.bytes > self._bytes // 2 and info.max_bytes <= self._bytes:
             log.warning("inbox_made_bigger", gateway=self._own.name, bytes=info.bytes)
-            await self._own.inbox.resize(2 * self._bytes)
+            try:
+                await self._own.inbox.resize(2 * self._bytes)
+            except StreamFull as error:  # the checkpoint may fit all the same
+                log.debug("inbox_not_made_bigger", gateway=self._own.name, error=str(error))
 
     async def _write(self, entries: list[bytes]) -> None:
         if entries:

@@ -277,3 +277,33 @@ async def test_a_gateway_that_is_unsure_removes_a_record_that_is_its_own(world: 
         assert SUBJECT not in world.stream.messages
     finally:
         await end_tasks(tasks)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_session_that_goes_and_comes_back_has_its_end_told_once(seed: int) -> None:
+    """What was owed before is still on its way out of the stream; what is owed now must stay."""
+
+    async def whole() -> None:
+        world = World(seed)
+        try:
+            gateway = world.gateway("g1")
+            world.gateway("g2")
+            for number in range(30):
+                gateway.open(f"c{number}")
+            await asyncio.sleep(3)
+            clients: list[Any] = [*gateway.clients.values()]
+            for client in clients:
+                gateway.notifier.moved(client)
+            await asyncio.sleep(world.chance.uniform(0, 0.03))
+            for client in clients:
+                client.source.next_id()  # something happened elsewhere
+                gateway.notifier.resumed(client)
+            await asyncio.sleep(3)
+            await gateway.kill()
+            await world.until(world.settled)
+            for client in clients:
+                assert names(world, client.id) == ["connected", "disconnected"]
+        finally:
+            await world.close()
+
+    run(whole())
