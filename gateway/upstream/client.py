@@ -5,6 +5,8 @@ The times and the table of what is tried again are those of server-events.md 4.8
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from gateway.upstream.auth import TokenSource, TokenUnavailable
@@ -37,13 +39,15 @@ class _Progress:
     """How far a delivery has come. `given` is the permission of the circuit, until it is told how the
     delivery ended; `waiting` says that it stands in the queue for a connection."""
 
-    __slots__ = ("attempts", "given", "status", "waiting")
+    __slots__ = ("attempts", "fault", "given", "status", "waiting")
 
     def __init__(self) -> None:
         self.attempts = 0
         self.given: Pass | None = None
         self.status: int | None = None
         self.waiting = False
+        self.fault: tuple[FailureCategory, int | None, str] | None = None
+        """Why the last attempt has to be repeated."""
 
 
 class UpstreamClient:
@@ -71,11 +75,14 @@ class UpstreamClient:
         self.attempts = 0
         self.retries = 0
 
-    async def deliver(self, request: EventRequest) -> Answer | DeliveryFailure:
+    async def deliver(
+        self, request: EventRequest, given_up: Callable[[DeliveryFailure], None] | None = None
+    ) -> Answer | DeliveryFailure:
         """The answer, of whatever status, after the repeats that 4.8 allows; or why there is none.
 
         Never raises for what an upstream does. Over the bounds of what may wait for an upstream, or while
-        its circuit is open, it fails at once. Cancelling it ends the delivery and closes its connection.
+        its circuit is open, it fails at once. Cancelling it ends the delivery and closes its connection;
+        `given_up` is then told of an attempt that had failed and would have been repeated.
         """
         started = self._clock.monotonic()
         progress = _Progress()
@@ -104,6 +111,11 @@ class UpstreamClient:
             reason = f"After {self._config.event_seconds:g} s {doing}."
             if upstream is not None and not progress.waiting:
                 self._tell(upstream, progress, alive=False)
+        except asyncio.CancelledError:
+            if progress.fault is not None and given_up is not None:
+                seconds = self._clock.monotonic() - started
+                given_up(DeliveryFailure(*progress.fault, progress.attempts, seconds, request.shown))
+            raise
         finally:
             if upstream is not None:
                 upstream.leave(size)
@@ -167,10 +179,12 @@ class UpstreamClient:
                     # pause; nor does it use up one of the attempts, which a restarting upstream needs.
                     most += 1
                     continue
+                progress.fault = (result.category, result.status, result.reason)
             else:
                 progress.status = result.status
                 if last or not is_retried(result.status):
                     return result
+                progress.fault = ("status", result.status, f"The event handler answered {result.status}.")
             await self._clock.sleep(next(pauses))
 
     async def _attempt(

@@ -198,7 +198,7 @@ class UpstreamService:
 
     async def user_event(self, context: EventContext) -> UserEventResult:
         """Ask the handler for a client's message; one at a time for one connection, as it is the caller who
-        keeps the order (3.17). Cancel it when the client leaves: nothing is logged then."""
+        keeps the order (3.17). Cancel it when the client leaves: only what had failed by then is logged."""
         source = context.source
         handler = self._handler(source.hub, HandlerEvent("user", context.name))
         if handler is None:
@@ -217,7 +217,12 @@ class UpstreamService:
             )
 
         told = _told(context.simple, context.wants_ack)
-        outcome = await self._ask(source, handler, build)
+        outcome = await self._ask(
+            source,
+            handler,
+            build,
+            given_up=lambda failure: self._failed(failure, source, context.name, "nothing, it has gone"),
+        )
         if isinstance(outcome, DeliveryFailure):
             self._failed(outcome, source, context.name, told)
             return EventFailed(outcome)
@@ -323,6 +328,7 @@ class UpstreamService:
         *,
         at: float | None = None,
         request_id: str = "",
+        given_up: Callable[[DeliveryFailure], None] | None = None,
     ) -> tuple[EventRequest, Answer] | DeliveryFailure:
         """Build and deliver."""
         try:
@@ -333,7 +339,7 @@ class UpstreamService:
         except Unavailable as error:
             reason = f"The access keys are not known, so nothing can be signed: {error}"
             return DeliveryFailure("not_ready", None, reason, 0, 0.0, shown_url(handler.url_template))
-        answer = await self.client.deliver(request)
+        answer = await self.client.deliver(request, given_up)
         return answer if isinstance(answer, DeliveryFailure) else (request, answer)
 
     def _accepted(

@@ -586,6 +586,27 @@ async def test_a_client_that_leaves_takes_its_event_along(app: AppServer) -> Non
         assert not service.failures.latest()
 
 
+async def test_what_had_failed_when_its_client_left_is_told_all_the_same(app: AppServer) -> None:
+    """A person who sees no answer and leaves within nine seconds found no trace of the 500s."""
+    app.answer = status_answers(500)
+    waits = asyncio.Event()
+
+    class Paused(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+    async with service_for(hub(everything(app.base)), clock=Paused()) as service:
+        task = asyncio.create_task(service.user_event(event()))
+        await waits.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        (failed,) = service.failures.latest()
+        assert (failed.category, failed.status, failed.attempts) == ("status", 500, 1)
+        assert failed.told == "nothing, it has gone"
+
+
 async def test_a_dead_upstream_is_left_alone_and_used_again_when_it_lives() -> None:
     clock = FakeClock()
     config = NO_RETRY._replace(breaker_failures=3, breaker_seconds=5, breaker_max_seconds=20)
