@@ -52,7 +52,10 @@ TICK_SECONDS = 1.0
 ACKS_AT_ONCE = 500
 RUNS_AT_ONCE = 20_000
 """How many sessions' acks, and ends of runs of ack ids in them, one entry holds: some 200 KiB."""
-UNJUDGED_TIMES = 4
+BURST_TIMES = 4
+BURST_SECONDS = 3.0
+"""More messages than the limit may be unacknowledged for so long, and up to so many times the limit: the SDKs
+acknowledge once a second, whatever comes in between."""
 
 
 class Holder:
@@ -84,6 +87,7 @@ class Holder:
         self._unacked_messages = unacked_messages
         self._unacked_bytes = unacked_bytes
         self._detached: dict[str, Session] = {}  # in the order of their deadlines
+        self._crowded: dict[str, float] = {}  # over the number of messages, until when that is borne
         self._dirty: dict[str, Session] = {}  # acks and windows that are to be logged
         self._tasks: set[asyncio.Task[Any]] = set()
         self.opened = 0
@@ -250,21 +254,44 @@ class Holder:
                 self._loop.call_soon(self._overflow, session)
 
     def _overflow(self, session: Session) -> None:
-        """Too much is not acknowledged. A client that has just come back and has not said yet what it has may
-        have more; but not without end, if it never says."""
+        """Too much is not acknowledged. Clients acknowledge once a second, so a burst is over the number for
+        a moment; that many bytes, or several times the number, are too much at once. A client that has just
+        come back and has not said yet what it has may have more; but not without end, if it never says."""
         state = session.state
-        times = 1 if session.judged else UNJUDGED_TIMES
-        if session.over or (
-            len(state.unacked) <= times * self._unacked_messages
-            and state.unacked_bytes <= times * self._unacked_bytes
-        ):
+        if session.over or not self._too_much(state, 1):
             return
+        at_once = len(state.unacked) > BURST_TIMES * self._unacked_messages
+        bytes_over = state.unacked_bytes > self._unacked_bytes
+        if not session.judged:
+            if not self._too_much(state, BURST_TIMES):
+                return
+        elif not at_once and not bytes_over:
+            self._crowded.setdefault(session.id, self._loop.time() + BURST_SECONDS)
+            return
+        self._close_slow(session)
+
+    def _too_much(self, state: SessionState, times: int) -> bool:
+        return (
+            len(state.unacked) > times * self._unacked_messages
+            or state.unacked_bytes > times * self._unacked_bytes
+        )
+
+    def _close_slow(self, session: Session) -> None:
         text = "Too much is not acknowledged."
         connection = session.connection
         if connection is not None:
             connection.close(1008, text, "SlowClient", seconds=1.0)  # ends the session by `detach`
         else:
             self.end(session, "SlowClient", text)
+
+    def _judge_crowded(self, now: float) -> None:
+        for session_id, until in [*self._crowded.items()]:
+            session = self.sessions.get(session_id)
+            if session is None or session.over or not self._too_much(session.state, 1):
+                del self._crowded[session_id]
+            elif until <= now:
+                del self._crowded[session_id]
+                self._close_slow(session)
 
     def marked(self, session_id: str, generation: int, by: str) -> None:
         session = self.sessions.get(session_id)
@@ -333,6 +360,7 @@ class Holder:
     def tick(self) -> None:
         self.log_acks()
         now = self._loop.time()
+        self._judge_crowded(now)
         for session in [*self._detached.values()]:
             if session.deadline > now:
                 break

@@ -270,6 +270,18 @@ async def test_a_thousand_of_them_do_not(world):
     assert await again.numbered(1) == texts(1_001, 1_001)
 
 
+async def test_a_burst_of_three_thousand_is_borne_until_it_is_acknowledged(world):
+    """The SDKs acknowledge once a second, however much comes in between."""
+    client = await reliable(world, groups=["room"])
+    sender = await world.json()
+    for number in range(1, 3_001):
+        await sender.send(type="sendToGroup", group="room", dataType="text", data=f"m{number}")
+    assert await client.numbered(3_000) == texts(1, 3_000)
+    await client.acknowledge(3_000)
+    await sender.publish("room", "m3001", "text")
+    assert await client.numbered(1) == texts(3_001, 3_001)
+
+
 async def test_more_than_sixteen_megabytes_unacknowledged_end_the_session(world):
     client = await reliable(world, groups=["room"])
     sender = await world.json()
