@@ -64,23 +64,30 @@ class OtherLog:
             return found
 
     @property
+    def _read_fold(self) -> InboxFold | None:
+        """None before the first complete cycle of a log whose beginning was trimmed."""
+        return self._fold.fold if self._fold is not None else None
+
+    @property
     def _read(self) -> InboxFold:
-        fold = self._fold.fold if self._fold is not None else None
+        fold = self._read_fold
         return InboxFold() if fold is None else fold  # nothing was ever written
 
     async def _read_to(self, to_seq: int | None) -> InboxFold:
         for _ in range(3):
-            fold = self._fold.fold if self._fold is not None else None
+            fold = self._read_fold
             if to_seq is not None and fold is not None and fold.position >= to_seq:
                 return fold
             try:
                 await self._read_on(to_seq)
             except LogTrimmed:
+                to_seq = None  # perhaps over the mark, up to a cycle that is complete behind it
                 await self._again()
                 continue
             self.used = asyncio.get_running_loop().time()
-            if self._fold is None or self._fold.fold is not None:
+            if (self._fold is None and to_seq is None) or self._read_fold is not None:
                 return self._read
+            to_seq = None
             await self._again()
         raise Unavailable(f"The inbox of {self._gateway} is being trimmed.")
 
