@@ -298,11 +298,16 @@ class GatewayService:
         partition = partition_of(key)
         entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
         answered: Callable[[Any, HubwireError | None], None] = lambda _answer, error: done(error)  # noqa: E731
+        wanted: Callable[[], bool] | None = None
         if publisher is not None:
             entry += (publisher, request.ack_id)
             answered = partial(_published, request.ack_id, done)
+            # Its client sends it again where it comes back. Sent from here too, later, it might be done
+            # behind what came after that, by an owner that does not know it any more.
+            wanted = lambda: not connection.over  # noqa: E731
         try:
-            self._dispatcher.submit(partition, entry, answered, size=len(body) + len(key) + 16)
+            size = len(body) + len(key) + 16
+            self._dispatcher.submit(partition, entry, answered, size=size, wanted=wanted)
         except Unavailable as error:
             done(error)
 

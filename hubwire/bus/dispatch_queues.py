@@ -16,11 +16,14 @@ Answered = Callable[[Any, HubwireError | None], None]
 Make = Callable[[], Sequence[Entry]]
 """Builds entries at the moment of sending; they go in this order, with nothing of the partition between."""
 
+Wanted = Callable[[], bool]
+"""Whether an entry is still to be sent, or sent again. Asked before that."""
+
 RETRY_SECONDS = 0.02
 
 
 class Item:
-    __slots__ = ("answered", "deadline", "entry", "held_in", "keep", "make", "size")
+    __slots__ = ("answered", "deadline", "entry", "held_in", "keep", "make", "size", "wanted")
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Item:
         answered: Answered | None,
         keep: bool,
         make: Make | None,
+        wanted: Wanted | None = None,
     ) -> None:
         self.entry = entry
         self.size = size
@@ -37,7 +41,12 @@ class Item:
         self.answered = answered
         self.keep = keep
         self.make = make
+        self.wanted = wanted
         self.held_in = 0  # the turn in which an owner took it, to answer it later
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.wanted is None or self.wanted()
 
 
 class Partition:

@@ -42,6 +42,7 @@ from hubwire.bus.dispatch_queues import (
     Make,
     Partition,
     Sent,
+    Wanted,
     size_of,
 )
 from hubwire.bus.envelopes import (
@@ -111,12 +112,14 @@ class Dispatcher:
         timeout: float = 10.0,
         keep: bool = False,
         make: Make | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         """Queue an entry. Raises Unavailable when full or closed; nothing is queued then.
 
         `make` builds it when it is first sent, for those whose content must be of that moment
         (snapshots), perhaps as several, whose last one's answer is the answer. `size` is the entry's
-        rough number of bytes. An entry that no bus message can hold is reported as LimitExceeded.
+        rough number of bytes. An entry that no bus message can hold is reported as LimitExceeded. What is not
+        `wanted` any more when it would be sent, or sent again, is dropped and reported as Unavailable.
         """
         if self._closed:
             raise Unavailable("This process is stopping.")
@@ -124,7 +127,7 @@ class Dispatcher:
             raise Unavailable("Too much waits for the routers.")
         self.waiting_bytes += size
         one = self._partitions[partition]
-        one.waiting.append(Item(entry, size, self._loop.time() + timeout, answered, keep, make))
+        one.waiting.append(Item(entry, size, self._loop.time() + timeout, answered, keep, make, wanted))
         self._make_ready(one)
 
     async def ask(self, partition: int, entry: Entry, *, size: int = 64, timeout: float = 10.0) -> Any:
@@ -199,6 +202,9 @@ class Dispatcher:
         while one.waiting and (not one.in_flight or taken + one.waiting[0].size <= room):
             item = one.waiting.popleft()
             if item.make is not None and not self._build(one, item):
+                continue
+            if not item.is_wanted:
+                self._finish(item, None, _unwanted())
                 continue
             one.in_flight.append(item)
             taken += item.size
@@ -386,10 +392,14 @@ class Dispatcher:
         """Before something is repeated: what nobody waits for any more is not."""
         now = self._loop.time()
         late = [item for item in one.in_flight if item.deadline < now]
-        if late:
-            one.in_flight = [item for item in one.in_flight if item.deadline >= now or item.keep]
+        unwanted = [item for item in one.in_flight if item.deadline >= now and not item.is_wanted]
+        if late or unwanted:
+            gone = {*unwanted, *(item for item in late if not item.keep)}
+            one.in_flight = [item for item in one.in_flight if item not in gone]
             for item in late:
                 self._give_up(item)
+            for item in unwanted:
+                self._finish(item, None, _unwanted())
 
     def _owners_changed(self, table: OwnersTable) -> None:
         """Re-sort what is ready, and repeat what is on its way to an owner that is none any more."""
@@ -468,6 +478,10 @@ class Dispatcher:
             one.outstanding = one.blocked = False
             for item in items:
                 self._finish(item, None, Unavailable("This process is stopping."))
+
+
+def _unwanted() -> Unavailable:
+    return Unavailable("Whoever asked has gone.")
 
 
 def _answers_in(data: bytes | None, count: int | None) -> list[Any] | None:

@@ -646,6 +646,27 @@ async def test_entries_wait_for_the_bus_and_go_at_once_when_it_is_back(world: Wo
 
 
 @in_virtual_time
+async def test_what_nobody_wants_any_more_is_neither_sent_nor_repeated(world: World) -> None:
+    gone: list[str] = []
+    world.submit(1, "a", wanted=lambda: "a" not in gone)
+    world.submit(1, "b")
+    await turn()
+    world.submit(1, "c", wanted=lambda: "c" not in gone)
+    world.submit(1, "d", wanted=lambda: "d" not in gone)
+    world.bus.disconnect()
+    gone += ["a", "c"]
+    world.bus.reconnect()
+    await turn()
+    assert world.sent[-1].texts == ["b"]
+    assert "a" in world.failed
+    world.sent[-1].answer()
+    await turn()
+    assert world.sent[-1].texts == ["d"]
+    world.sent[-1].answer()
+    assert (world.answered, world.failed) == (["b", "d"], ["a", "c"])
+
+
+@in_virtual_time
 async def test_a_bus_that_takes_nothing_is_tried_again(world: World) -> None:
     world.bus.full = True
     world.submit(1, "a")
