@@ -53,6 +53,11 @@ MINUTES ?=
 chaos: $(VENV)/test.stamp ## tests of faults; with MINUTES=15, random ones for so long, and a table of what became of it
 	$(if $(MINUTES),cd tests && $(abspath $(BIN))/python -m support.chaos_run --minutes $(MINUTES) $(ARGS),$(BIN)/pytest tests/chaos $(ARGS))
 
+SEEDS ?= 1-100
+.PHONY: simulate
+simulate: $(VENV)/test.stamp ## reliable sessions in virtual time, a schedule of faults a seed (SEEDS=1-10000)
+	cd tests && PYTHONHASHSEED=0 $(abspath $(BIN))/python -m support.reliable_simulation $(SEEDS) $(ARGS)
+
 .PHONY: test-deps
 test-deps: $(VENV)/test.stamp js-deps browser-deps
 

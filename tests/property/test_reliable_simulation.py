@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize(("first", "last"), [(1, 5), (6, 10)])
 def test_sessions_move_and_everything_fails_and_every_promise_holds(first: int, last: int) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "support.reliable_simulation", str(first), str(last)],
+        [sys.executable, "-m", "support.reliable_simulation", f"{first}-{last}"],
         cwd=TESTS,
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
