@@ -123,7 +123,7 @@ def open_data_folder(path: Path, *, memory: bool) -> DataFolder:
 
 def unwritable(path: Path, fault: OSError) -> InvalidRequest:
     return InvalidRequest(
-        f"The data folder {path} cannot be written ({fault.strerror}); "
+        f"The data folder {path} cannot be written ({_why(fault)}); "
         "make it writable, or choose another with --data DIR."
     )
 
@@ -217,3 +217,8 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _why(fault: OSError) -> str | None:
+    """Whoever makes a folder where a file is hears only that something is there."""
+    return "a file is in its place" if isinstance(fault, FileExistsError) else fault.strerror

@@ -272,12 +272,15 @@ def test_a_second_instance_on_the_folder_is_one_sentence_and_the_first_goes_on(t
         assert (first.data / "endpoint.json").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "why"), [("file/data", "Not a directory"), ("file", "a file is in its place")]
+)
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, data: str, why: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    up = Up(tmp_path, data=tmp_path / "file" / "data").launch()
+    up = Up(tmp_path, data=tmp_path / data).launch()
     assert up.end() == 2
     (sentence,) = up.errors()
-    assert "cannot be written" in sentence
+    assert f"cannot be written ({why})" in sentence
     assert "--data DIR" in sentence
     nothing_left(tmp_path)
 
