@@ -66,7 +66,7 @@ SETTLE_SECONDS = 20.0
 KINDS = (
     *("kill gateway", "pause gateway", "stop gateway", "cut gateway", "add gateway"),
     *("kill router", "pause router", "stop router", "cut router", "add router"),
-    *("nats", "stall", "slow", "mute", "late", "silent", "silent"),
+    *("nats", "stall", "slow", "mute", "late", "silent", "silent", "consumers"),
 )
 
 
@@ -326,6 +326,9 @@ class ReliableWorld(World):
         elif what == "late":
             streams.late = chance.choice((0.1, 0.5))
             self._later(seconds, streams, "late", 0.0)
+        elif what == "consumers":
+            for stream in streams.streams.values():
+                stream.consumers.clear()  # they are in memory, of one server
         elif what == "silent" and streams.streams:
             name = chance.choice(sorted(streams.streams))
             self.events[-1] += f" {name}"
@@ -375,17 +378,20 @@ class ReliableWorld(World):
     def settle(self) -> None:
         """Wait until nothing is left to be done, for SETTLE_SECONDS at most, and a little more for what is on
         its way to clients. Raises what is wrong then."""
+        self._wait()
+        self.run(1.0)
+        self._wait()
+
+    def _wait(self) -> None:
         end = self.now + SETTLE_SECONDS
         while True:
-            self.run(1.0)
+            self.run(0.9)
             try:
                 self.judge_end()
-                break
+                return
             except AssertionError:
                 if self.now > end:
                     raise
-        self.run(1.0)
-        self.judge_end()
 
     def judge_end(self) -> None:
         """After the quiet: every session is held once, and nothing is kept for those that are not."""
@@ -410,6 +416,8 @@ class ReliableWorld(World):
             assert not node.service.reliable.moves._under_way
             assert not holder.log.writer.busy()
             assert not node.service._command_tasks
+            assert not holder._tasks
+            assert not node.service._dispatcher.waiting_bytes
         assert all(count == 1 for count in held.values()), held
         for client in self.clients:
             assert client.attached, f"{client.user} is not there"
@@ -495,7 +503,7 @@ def simulate(seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[ReliableWorld, 
         verdict = world.verdict()
         if seed % 4 == 0:
             world.run(60.0)
-            world.judge_end()
+            world.settle()
             world.judge_swept()
     except AssertionError:
         print("\n".join(sorted([*world.events, *world.notes])))
