@@ -3,14 +3,16 @@
     python -m support.chaos_run --minutes 15 [--seed 7] [--rate 60]     (in tests/; or: make chaos MINUTES=15)
 
 One fault after the other, so that "the death of any one process" is what is tried, while clients lose their
-own networks all the time. The exit code is 1 when the judge finds anything. A seed decides which faults come
-and what people do, not the timing, so a run that failed is repeated in kind, not in every detail.
+own networks all the time. The exit code is 1 when the judge finds anything, and logs and history stay. A seed
+decides which faults come and what people do, not the timing, so a run that failed is repeated in kind, not in
+every detail.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import pickle
 import random
 import shutil
 import sys
@@ -256,6 +258,8 @@ def main() -> int:
     print(table(outcome))
     if outcome.good:
         shutil.rmtree(folder)
+    else:
+        (folder / "history.pickle").write_bytes(pickle.dumps(outcome.history))
     return 0 if outcome.good else 1
 
 

@@ -164,6 +164,8 @@ class Limits:
     window_seconds: float = 30.0
     backlog_messages: int = 1000
     backlog_bytes: int = 16_000_000
+    written_at_once: int = 50
+    """How many messages may go out together before the first one past the backlog is looked at."""
     answer_seconds: float = 30.0
     """Within this time a request is answered on a socket that stays."""
     settle_seconds: float = 1.0
