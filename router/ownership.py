@@ -99,10 +99,10 @@ class Owned:
         if len(self.handled) > MAX_SENDERS_REMEMBERED:
             self.handled = dict(list(self.handled.items())[-MAX_SENDERS_REMEMBERED // 2 :])
 
-    def forget(self, sender: str) -> None:
-        """It has ended."""
-        self.seen.pop(sender, None)
-        self.handled.pop(sender, None)
+    def ended(self, sender: str) -> None:
+        """Its lease has; it may not know that yet, and send again what it has no answer to. That is no other
+        publish under the same ack id."""
+        self.forward_again(sender)
 
 
 class Ownership:

@@ -288,7 +288,7 @@ class RouterService:
                 owned.members.gateway_seen(gateway)
             else:
                 owned.members.gateway_ended(gateway, inbox=gateway in self.inboxes.known)
-                owned.forget(gateway)
+                owned.ended(gateway)
 
     def _drop_ended(self) -> None:
         """A message of a gateway that came after its end has brought it back into the views."""

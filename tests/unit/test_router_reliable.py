@@ -192,6 +192,21 @@ async def test_what_a_client_sends_again_over_another_gateway_is_a_duplicate_onc
 
 
 @in_virtual_time
+async def test_what_a_gateway_repeats_after_its_lease_has_ended_is_no_duplicate(world: World) -> None:
+    # It was cut off for longer than its lease, and does not know that yet.
+    world.give()
+    world.has_reliable(G)
+    world.gateways.appear(H)
+    entry = [PUBLISH, P, KEY, 1, b"body", PUBLISHER, 7]
+    assert world.request(entry, sender=H) == [WAIT]
+    await world.let_store()
+    assert world.later() == [OK]
+    world.gateways.end(H)
+    assert world.request(entry, sender=H) == [OK]
+    assert len(world.logged(G)) == 1
+
+
+@in_virtual_time
 async def test_ids_are_remembered_without_any_inbox_and_only_for_one_epoch(world: World) -> None:
     # What was stamped before another owned the partition may not have been stored.
     world.give()
