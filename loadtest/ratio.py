@@ -115,7 +115,7 @@ class Stack:
         import socket
 
         waiting = [*self.ports]
-        for _ in range(200):
+        for _ in range(800):
             with socket.socket() as sock:
                 if sock.connect_ex(("127.0.0.1", waiting[-1])) == 0:
                     waiting.pop()
@@ -123,7 +123,7 @@ class Stack:
                 time.sleep(0.5)
                 return
             time.sleep(0.05)
-        raise RuntimeError("A gateway did not come up within 10 s.")
+        raise RuntimeError("A gateway did not come up within 40 s.")
 
     def path(self, user: str, port: int | None = None) -> str:
         token = sign_client_token(
