@@ -6,6 +6,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Most tests wait for processes, so two workers take half the time; what shares a service stays together.
+WORKERS ?= -n 2 --dist loadgroup
 
 # The first of these that is 3.11 or newer.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -30,7 +32,7 @@ up: $(VENV)/run.stamp ## install what the service needs and start it (ARGS="--po
 
 .PHONY: test
 test: test-deps ## install what the tests need and run all of them
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(WORKERS) $(ARGS)
 
 .PHONY: check
 check: $(VENV)/test.stamp ## style, types, import rules, unit and property tests

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from support.reliable_gateway import Client, Gateway
+from support.modelled_gateway import Client, Gateway
 from support.reliable_model import GROUPS, HUB, body
 from support.reliable_owner import Owner, Owners, Publish, Registration
 

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
-from support.reliable_gateway import Gateway
+from support.modelled_gateway import Gateway
 from support.reliable_model import GROUPS, HUB, body
 
 from hubwire.bus import inbox_entries as entries
