@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from support.chaos_run import run, table
 
-# The control plane does not follow sessions that have moved yet, nor count those of a lost gateway.
-ASKS = ("group",)
-
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
@@ -29,7 +26,7 @@ ASKS = ("group",)
 async def test_every_promise_to_reliable_clients_holds_through_faults(
     tmp_path: Path, seed: int, faults: list[str]
 ) -> None:
-    outcome = await run(tmp_path, seed, 0, faults=list(faults), asks=ASKS)
+    outcome = await run(tmp_path, seed, 0, faults=list(faults))
     print(table(outcome))
     assert not outcome.missing
     assert not outcome.verdict.violations

@@ -28,8 +28,8 @@ from typing import Final, NamedTuple
 from support import chaos
 from support.chaos import Rig
 from support.crowd import HUB, Crowd, TimedApplication, gathered, sleeps, stays
-from support.history import History, Limits
-from support.judge import Verdict, interruption, judge
+from support.history import History, Limits, interruption
+from support.judge import Verdict, judge
 from support.notified import behind, handler_at
 
 SETTLE_SECONDS: Final = 60.0
@@ -160,6 +160,8 @@ async def run(
                     await crowd.ask_about("connection", session.connection_id)
                 history.ended_at = time.monotonic()
                 verdict = judge(history)
+                if verdict.violations or missing:
+                    (folder / "history.pickle").write_bytes(pickle.dumps(history))
                 return Outcome(seed, history, verdict, rig, missing)
     finally:
         await app.stop()
@@ -258,8 +260,6 @@ def main() -> int:
     print(table(outcome))
     if outcome.good:
         shutil.rmtree(folder)
-    else:
-        (folder / "history.pickle").write_bytes(pickle.dumps(outcome.history))
     return 0 if outcome.good else 1
 
 

@@ -164,8 +164,10 @@ class Limits:
     window_seconds: float = 30.0
     backlog_messages: int = 1000
     backlog_bytes: int = 16_000_000
-    written_at_once: int = 50
-    """How many messages may go out together before the first one past the backlog is looked at."""
+    burst_seconds: float = 6.0
+    """How long more may be unacknowledged: clients ack once a second, so a burst is over it for a moment."""
+    burst_messages: int = 5000
+    """How much may be at any moment."""
     answer_seconds: float = 30.0
     """Within this time a request is answered on a socket that stays."""
     settle_seconds: float = 1.0
@@ -246,3 +248,8 @@ def possible_memberships(session: Session, group: str) -> list[Span]:
     if since < math.inf:
         spans.append(Span(since))
     return spans
+
+
+def interruption(before: Socket, after: Socket) -> float:
+    """How long a client that wanted to be connected was not."""
+    return max(0.0, after.opened_at - max(before.lost_at, after.sought_at))

@@ -16,7 +16,7 @@ from itertools import combinations, pairwise
 from typing import Final, NamedTuple
 
 from support.facts import Facts, Published, groups_of
-from support.history import DUPLICATE, History, Request, Session, Socket, Span, certain_memberships
+from support.history import DUPLICATE, History, Request, Session, Span, certain_memberships, interruption
 
 RULES: Final = {
     "lost": "every acked publish reaches everybody who was a member then and stayed within the window",
@@ -245,11 +245,7 @@ def _sockets(facts: Facts) -> Found:
         for socket in session.sockets:
             if socket.connection_id != session.connection_id:
                 yield Violation("identity", f"{where} came back as {socket.connection_id}")
-        for frame in session.frames:
-            ahead = (frame.sequence_id or 0) - session.acked_before(frame.at)
-            if frame.socket == 0 and ahead > limits.backlog_messages + limits.written_at_once:
-                yield Violation("unbounded", f"{where} got {frame.sequence_id}, {ahead} of it not acked")
-                break
+        yield from _backlog(facts, session)
         end = session.end
         if end is None or facts.had_store_lost(session) or not session.reliable:
             continue
@@ -261,6 +257,22 @@ def _sockets(facts: Facts) -> Found:
             yield Violation("refused", f"{where}, {detached:.3f} s after its socket was lost")
         if end.kind == "unrecovered":
             yield Violation("unrecovered", f"{where} lost its socket at {session.sockets[-1].lost_at:.2f}")
+
+
+def _backlog(facts: Facts, session: Session) -> Found:
+    """Of the first socket only: after a recovery the backlog is judged from the client's first ack on."""
+    limits = facts.limits
+    past = float("inf")
+    for frame in session.frames:
+        ahead = (frame.sequence_id or 0) - session.acked_before(frame.at)
+        if frame.socket != 0 or ahead <= limits.backlog_messages:
+            past = float("inf")
+            continue
+        past = min(past, frame.at)
+        if frame.at - past > limits.burst_seconds or ahead > limits.burst_messages:
+            where = session.connection_id
+            yield Violation("unbounded", f"{where} got {frame.sequence_id}, {ahead} of it not acked")
+            return
 
 
 def _answers(facts: Facts) -> Found:
@@ -366,11 +378,6 @@ _CHECKS: Final[tuple[Callable[[Facts], Found], ...]] = (
     _events,
     _existence,
 )
-
-
-def interruption(before: Socket, after: Socket) -> float:
-    """How long a client that wanted to be connected was not."""
-    return max(0.0, after.opened_at - max(before.lost_at, after.sought_at))
 
 
 def judge(history: History) -> Verdict:
