@@ -332,11 +332,11 @@ def _existence(facts: Facts) -> Found:
     for one in facts.history.existences:
         asked = Span(one.asked, one.answered)
         sessions = facts.history.sessions
-        certain = any(_there(facts, session, one.kind, one.name, asked) for session in sessions)
         possible = any(_maybe(facts, session, one.kind, one.name, asked) for session in sessions)
         if one.exists and not possible:
             yield Violation("ghost", f"{one.kind} {one.name} exists at {one.answered}")
-        if not one.exists and certain:
+        certain = (session for session in sessions if _there(facts, session, one.kind, one.name, asked))
+        if not one.exists and not all(facts.backlog_may_exceed(each, one.answered) for each in certain):
             yield Violation("vanished", f"{one.kind} {one.name} does not exist, asked at {one.asked:.2f}")
 
 

@@ -274,6 +274,7 @@ class ReliableClient:
                         await self._recover(lost_at + PATIENCE_SECONDS)
             if self.session.end is not None:
                 self._over()
+                await asyncio.gather(*(one.end() for one in self._old))
                 return
 
     async def _recover(self, deadline: float) -> None:
@@ -282,6 +283,7 @@ class ReliableClient:
             if not self._hold.is_set():
                 await self._hold.wait()
                 self._sought_at = time.monotonic()
+                deadline = self._sought_at + PATIENCE_SECONDS
             try:
                 socket, greeting = await self._dial_again()
             except ConnectionClosed as error:

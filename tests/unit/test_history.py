@@ -391,6 +391,21 @@ def test_a_refusal_past_the_backlog_is_right_by_number_and_by_bytes(count: int, 
     assert "refused" in judge(world.history).broken
 
 
+def test_what_may_have_exceeded_its_backlog_while_it_was_away_may_exist_no_more() -> None:
+    world = Perfect()
+    publisher, slow = world.connect("publisher"), world.connect("slow", groups=("b",))
+    world.lose(slow)
+    world.history.limits.window_seconds = 10_000
+    for _ in range(1000):
+        world.publish(publisher, "b")
+    world.exists("user", "slow", False)
+    assert judge(world.history).broken == {"vanished"}
+    world.publish(publisher, "b")
+    world.history.existences.clear()
+    world.exists("user", "slow", False)
+    assert not judge(world.history).violations
+
+
 def test_a_burst_past_the_backlog_may_last_for_a_moment(scene: Scene) -> None:
     slow = scene.connect("slow", groups=("b",))
     scene.publish_rest("b")
