@@ -18,7 +18,7 @@ from support.chaos_run import run, table
     ("seed", "faults"),
     [
         (1, ["kill gateway", "pause gateway", "kill nats", "kill control plane"]),
-        (2, ["kill router", "cut gateway", "pause router", "move gateway's clock"]),
+        (2, ["kill router", "kill router that waits", "cut gateway", "pause router", "move gateway's clock"]),
         (3, ["roll gateways", "cut router", "hang nats", "roll routers"]),
     ],
     ids=lambda one: one[0].replace(" ", "-") if isinstance(one, list) else str(one),

@@ -84,6 +84,14 @@ async def _roll_routers(rig: Rig, _chance: random.Random) -> None:
     await chaos.restarted_in_turn(rig, rig.routers)
 
 
+async def _kill_router_that_waits(rig: Rig, chance: random.Random) -> None:
+    """While NATS is slow much is on its way to inboxes: what was acked too early is lost with the router."""
+    async with chaos.slow(rig, await rig.leader()):
+        await asyncio.sleep(chance.uniform(1.0, 2.0))  # the fault itself
+        async with chaos.killed(rig, chance.choice(rig.routers)):
+            pass
+
+
 # Pauses are longer than a lease (3 s) more often than not.
 FAULTS: Final = {
     "kill gateway": Fault(5, _lasting(_of(chaos.killed, "gateway"), 0.0, 8.0)),
@@ -98,6 +106,7 @@ FAULTS: Final = {
     "kill nats": Fault(3, _lasting(_node(chaos.node_killed), 0.0, 8.0)),
     "hang nats": Fault(2, _lasting(_node(chaos.hung), 1.0, 8.0)),
     "slow nats": Fault(1, _lasting(_node(chaos.slow), 3.0, 8.0)),
+    "kill router that waits": Fault(2, _kill_router_that_waits),
     "move gateway's clock": Fault(1, _lasting(_of(chaos.clock_moved, "gateway", 90.0), 2.0, 6.0)),
     "move router's clock": Fault(1, _lasting(_of(chaos.clock_moved, "router", 90.0), 2.0, 6.0)),
     "roll gateways": Fault(1, _roll_gateways),
