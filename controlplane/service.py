@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -19,6 +20,7 @@ from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
+from hubwire.runtime.observed import Insight, run_observed
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
 from hubwire.runtime.service import (
@@ -27,7 +29,6 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
-    run_service,
     tell_ready,
 )
 from hubwire.runtime.store_check import StoreCheck
@@ -70,9 +71,11 @@ async def make_runner(
     return runner
 
 
-async def serve(config: ProcessConfig, stop: Stop) -> None:
+async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
     """Serve REST until told to stop. It holds no lease: nothing depends on its being alive."""
     name = new_run_name()
+    health = (insight or Insight.unseen()).health
+    health.begin()
     log.info("controlplane_starting", controlplane=name)
     bus = await connect_bus(config, f"controlplane-{name}", stop)
     dispatcher: Dispatcher | None = None
@@ -83,6 +86,7 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
         gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds)
         settings = await open_settings(bus, config, stop)
         store = store_check(bus, config)
+        health.check(store.trouble)
         runner = await make_runner(config, bus, dispatcher, settings, gateways, store)
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -100,7 +104,9 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
                     port=listener.getsockname()[1],
                 )
                 tell_ready(config)
+                health.serves()
                 await stop.wait()
+                health.leaves(stop.reason)
                 log.info("controlplane_stopping", controlplane=name, reason=stop.reason)
             finally:
                 await runner.cleanup()  # no new requests; those in progress are finished
@@ -118,7 +124,4 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
 def run(config: ProcessConfig) -> None:
     """Blocking entry point of the process."""
 
-    async def until_stopped(stop: Stop) -> None:
-        await serve(config, stop)
-
-    run_service(until_stopped)
+    run_observed(config, partial(serve, config))

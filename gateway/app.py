@@ -27,8 +27,10 @@ from hubwire.bus.owners import OwnersView
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import NatsEndpoint
+from hubwire.runtime.health import bus_check, lease_check
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.listen import BACKLOG, open_listener
+from hubwire.runtime.observed import Insight, run_observed
 from hubwire.runtime.plain_http import HttpFactory
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
@@ -38,7 +40,6 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
-    run_service,
     tell_ready,
 )
 
@@ -64,6 +65,7 @@ class Worker(NamedTuple):
     upstream: UpstreamService
     notifier: Notifier
     lost: asyncio.Event  # set with the lease
+    insight: Insight
 
 
 class Http(NamedTuple):
@@ -81,12 +83,15 @@ async def serve(
     config: ProcessConfig,
     stop: Stop,
     make_http: MakeHttp | None = None,
+    insight: Insight | None = None,
     *,
     limits: GatewayLimits = GatewayLimits(),  # noqa: B008 (an immutable tuple)
 ) -> None:
     """Run one worker until told to stop, or until its lease is lost (its name is used up then, and its
     clients are told to go: nobody counts them any more)."""
     name = new_run_name()
+    insight = insight or Insight.unseen()
+    insight.health.begin()
     log.info("gateway_starting", gateway=name)
     bus = await connect_bus(config, f"gateway-{name}", stop)
     settings: SettingsStore | None = None
@@ -129,7 +134,10 @@ async def serve(
             durability=Durability(memory, replicas),
         )
         service.commands.add({"sweep": notifier.sweep})
-        worker = Worker(config, name, bus, owners, dispatcher, settings, service, upstream, notifier, lost)
+        worker = Worker(
+            config, name, bus, owners, dispatcher, settings, service, upstream, notifier, lost, insight
+        )
+        insight.health.check(bus_check(bus), lease_check(lease))
         await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -186,9 +194,11 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
     try:
         log.info("gateway_listening", gateway=worker.name, host=config.host, port=sock.getsockname()[1])
         tell_ready(config)
+        worker.insight.health.serves()
         await stop.wait()
         log.info("gateway_stopping", gateway=worker.name, reason=stop.reason)
     finally:
+        worker.insight.health.leaves(stop.reason or "it cannot go on")
         service.draining = True
         server.close()
         for front in [*service.fronts]:
@@ -205,10 +215,10 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
 def run(config: ProcessConfig, make_http: MakeHttp | None = None) -> None:
     """Blocking entry point of the process. A lost lease starts over under a new name."""
 
-    async def until_stopped(stop: Stop) -> None:
+    async def until_stopped(stop: Stop, insight: Insight) -> None:
         while True:
-            await serve(config, stop.for_one_run(), make_http)
+            await serve(config, stop.for_one_run(), make_http, insight)
             if stop.told:
                 return
 
-    run_service(until_stopped, config.ready_fd)
+    run_observed(config, until_stopped, config.ready_fd)

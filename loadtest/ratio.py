@@ -87,6 +87,7 @@ class Stack:
             secondary_access_key=KEY + "-2",
             log_level="warning",
             drain_seconds=1,
+            admin_port=0,
             **more,
         )
         self.router = self._fork("router", config)

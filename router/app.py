@@ -9,7 +9,9 @@ import structlog
 
 from hubwire.bus.event_log import EventLog
 from hubwire.bus.inbox import list_inboxes
+from hubwire.runtime.health import Health, bus_check, lease_check
 from hubwire.runtime.leases import Lease, LeaseWatch
+from hubwire.runtime.observed import Insight, run_observed
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.service import (
     Stop,
@@ -17,8 +19,7 @@ from hubwire.runtime.service import (
     end_tasks,
     new_run_name,
     open_owners,
-    run_service,
-    tell_ready_after,
+    tell_ready,
     wait_unless_told,
 )
 from router.ownership import Ownership
@@ -34,9 +35,11 @@ look-out every 50 ms and one compare-and-set, a takeover is done 1.6 s after the
 HAND_OVER_SECONDS = 5.0
 
 
-async def serve(config: ProcessConfig, stop: Stop) -> None:
+async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
     """Run one router until told to stop, or until its lease is lost (this run's name is used up then)."""
     name = new_run_name()
+    health = (insight or Insight.unseen()).health
+    health.begin()
     log.info("router_starting", router=name)
     bus = await connect_bus(config, f"router-{name}", stop)
     memory, replicas = config.in_memory, config.replicas
@@ -69,13 +72,15 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
                 # The others give us partitions as soon as they see our lease: everything else stands first.
                 await wait_unless_told(stop, routers.ready(), gateways.ready())
                 await lease.acquire(lambda: stop.told)
+                health.check(bus_check(bus), lease_check(lease))
                 running += [
                     tasks.create_task(lease.run(), name="lease"),
                     tasks.create_task(ownership.run(), name="ownership"),
                     tasks.create_task(sweep.run(), name="sweep"),
-                    tasks.create_task(tell_ready_after(config, ownership.ready()), name="readiness"),
+                    tasks.create_task(_tell_ready(config, ownership, health), name="readiness"),
                 ]
                 await stop.wait()
+                health.leaves(stop.reason)
                 log.info("router_stopping", router=name, reason=stop.reason)
                 if lease.valid:
                     await ownership.hand_over(HAND_OVER_SECONDS)
@@ -88,13 +93,19 @@ async def serve(config: ProcessConfig, stop: Stop) -> None:
     log.info("router_stopped", router=name)
 
 
+async def _tell_ready(config: ProcessConfig, ownership: Ownership, health: Health) -> None:
+    await ownership.ready()
+    tell_ready(config)
+    health.serves()
+
+
 def run(config: ProcessConfig) -> None:
     """Blocking entry point of the process. A lost lease starts over under a new name."""
 
-    async def until_stopped(stop: Stop) -> None:
+    async def until_stopped(stop: Stop, insight: Insight) -> None:
         while True:
-            await serve(config, stop.for_one_run())
+            await serve(config, stop.for_one_run(), insight)
             if stop.told:
                 return
 
-    run_service(until_stopped, config.ready_fd)
+    run_observed(config, until_stopped, config.ready_fd)

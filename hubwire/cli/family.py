@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hubwire.runtime.child import ChildContext, ChildSpec, exec_with_parent
 from hubwire.runtime.data_folder import DataFolder
@@ -16,7 +16,7 @@ _NATS_START_SECONDS = 120.0  # it reads its whole store first
 _NATS_STOP_SECONDS = 15.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
-_HEAVY = ("uvloop", "nats", "aiohttp.web", "hubwire.cli.worker", "router.app")
+_HEAVY = ("uvloop", "nats", "aiohttp.web", "hubwire.runtime.exporter", "hubwire.cli.worker", "router.app")
 
 
 def preload() -> None:
@@ -25,15 +25,27 @@ def preload() -> None:
         importlib.import_module(name)
 
 
+def admin_names(workers: int) -> list[str]:
+    """The children that have an admin listener, in the order of its ports."""
+    return [*(f"gateway-{number}" for number in range(workers)), "router"]
+
+
 class Family:
     """`nats_port` is known once nats-server serves: it is read in the children, which are forked later."""
 
     def __init__(
-        self, config: ProcessConfig, workers: int, nats: NatsServerSettings, folder: DataFolder
+        self,
+        config: ProcessConfig,
+        workers: int,
+        nats: NatsServerSettings,
+        folder: DataFolder,
+        admin_ports: Mapping[str, int],
     ) -> None:
+        """`admin_ports` by the name of the child, from `admin_names`; whoever makes this holds them."""
         self._config = config
         self._workers = workers
         self._folder = folder
+        self._admin_ports = admin_ports
         self.nats = nats
         self.nats_port = nats.port
         # Also finds out now, before anything runs, when there is no nats-server on this machine.
@@ -92,6 +104,8 @@ class Family:
         return self._config.replace(
             name=context.name,
             ready_fd=context.ready_fd,
+            admin_port=self._admin_ports[context.name],
+            admin_held=True,
             nats_servers=(f"nats://{self.nats.host}:{self.nats_port}",),
             nats_user=self.nats.user,
             nats_password=self.nats.password,

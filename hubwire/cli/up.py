@@ -9,13 +9,16 @@ import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from hubwire.cli.family import Family, preload
+from hubwire.cli.family import Family, admin_names, preload
 from hubwire.cli.options import add_json, add_settings, settings_from
 from hubwire.cli.output import Output
+from hubwire.model.errors import InvalidRequest
 from hubwire.model.settings import AccessKeys
 from hubwire.model.tokens import sign_client_token
 from hubwire.runtime import parsers as p
@@ -27,7 +30,7 @@ from hubwire.runtime.data_folder import (
     unwritable,
 )
 from hubwire.runtime.limits import raise_open_files
-from hubwire.runtime.listen import hold_listen_port, url_host
+from hubwire.runtime.listen import HeldPort, hold_listen_port, url_host
 from hubwire.runtime.logs import configure_logs, get_logger
 from hubwire.runtime.nats_server import NatsServerSettings, hold_port
 from hubwire.runtime.process import ProcessConfig, Setting, settings_of
@@ -47,6 +50,7 @@ def _cores() -> int:
 def up_settings() -> list[Setting]:
     """The settings of `hubwire up`: those of a gateway that make sense here, and its own."""
     defaults: dict[str, object] = {
+        "admin_port": 0,  # several may run on this machine; `endpoint.json` has the ports
         "drain_seconds": 5.0,
         "log_level": "warning",
         "upstream_addresses": "any",  # an application server on this machine is what it is for
@@ -86,6 +90,13 @@ class Plan:
     keys: AccessKeys
     folder: DataFolder
     sync_interval: str = "1s"
+    admin_ports: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """The admin listener of each child, as this machine reaches it."""
+        host = url_host(self.config.admin_host)
+        return {name: f"http://{host}:{port}" for name, port in self.admin_ports.items()}
 
     def connection_string(self, endpoint: str) -> str:
         return f"Endpoint={endpoint};AccessKey={self.keys.primary};Version=1.0;"
@@ -101,7 +112,8 @@ def run(args: Namespace, out: Output) -> int:
     folder = open_data_folder(path, memory=memory)
     try:
         held = hold_listen_port(config.host, config.port)
-        with held.socket:
+        with held.socket, ExitStack() as sockets:
+            admin = _hold_admin_ports(config, cast(int, own["workers"]), sockets)
             in_file = config.file.seed_keys() if config.file is not None else None
             # Keys in the file are to begin with; those given to this start are in force from now on.
             ordered = bool(config.access_key) and (in_file is None or config.access_key != in_file.primary)
@@ -133,11 +145,28 @@ def run(args: Namespace, out: Output) -> int:
                 keys,
                 folder,
                 cast(str, own["sync_interval"]),
+                admin,
             )
             _supervise(plan, out)
     finally:
         folder.close()
     return 0
+
+
+def _hold_admin_ports(config: ProcessConfig, workers: int, sockets: ExitStack) -> dict[str, int]:
+    """A port for the admin listener of each child: the one that was given and those that follow, or free
+    ones. Held as long as `sockets`, so that a child that is started again has its own."""
+    ports: dict[str, int] = {}
+    for number, name in enumerate(admin_names(workers)):
+        port = config.admin_port + number if config.admin_port else 0
+        if port > 65535:
+            raise InvalidRequest(
+                f"--admin-port {config.admin_port} leaves no port for {name}; choose a lower one."
+            )
+        held: HeldPort = hold_listen_port(config.admin_host, port, flag="--admin-port")
+        sockets.enter_context(held.socket)
+        ports[name] = held.port
+    return ports
 
 
 def _first_keys(config: ProcessConfig) -> AccessKeys:
@@ -155,7 +184,7 @@ def _supervise(plan: Plan, out: Output) -> None:
         system_password=secrets.token_urlsafe(24),
         sync_interval=plan.sync_interval,
     )
-    children = Family(plan.config, plan.workers, nats, plan.folder)
+    children = Family(plan.config, plan.workers, nats, plan.folder, plan.admin_ports)
 
     def on_ready() -> None:
         try:
@@ -198,6 +227,7 @@ def _announce(plan: Plan, children: Family, out: Output) -> None:
         "pid": os.getpid(),
         "workers": plan.workers,
         "data": None if plan.folder.memory else str(plan.folder.path),
+        "admin": plan.admin,
         "readySeconds": round(time.monotonic() - _BEGAN, 2),
     }
     plan.folder.announce(
@@ -210,6 +240,7 @@ def _announce(plan: Plan, children: Family, out: Output) -> None:
                 "password": children.nats.password,
             },
             "durability": plan.config.durability,
+            "admin": plan.admin,
         }
     )
     out.result(facts, _banner(plan, client_url, cast(float, facts["readySeconds"]), out))

@@ -23,21 +23,23 @@ class HeldPort:
     socket: socket.socket
 
 
-def hold_listen_port(host: str, port: int) -> HeldPort:
+def hold_listen_port(host: str, port: int, *, flag: str = "--port", shared: bool = False) -> HeldPort:
     """Make sure that nobody else has the port, and hold it; port 0 picks a free one.
 
+    `flag` is by what another port is chosen. `shared`: the supervisor holds the port already.
     Raises Conflict when it is taken, InvalidRequest when the address cannot be listened on at all.
     """
-    family, address = _resolve(host, port)
+    family, address = _resolve(host, port, flag)
     try:
-        # SO_REUSEPORT would let us join another program's port, so the first look is without it.
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _both_versions(probe)
-            probe.bind(address)
+        if not shared:
+            # SO_REUSEPORT would let us join another program's port, so the first look is without it.
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                _both_versions(probe)
+                probe.bind(address)
         holder = _bound(family, address)
     except OSError as fault:
-        raise _explained(fault, host, port) from fault
+        raise _explained(fault, host, port, flag) from fault
     return HeldPort(host, holder.getsockname()[1], holder)
 
 
@@ -67,13 +69,14 @@ def url_host(host: str) -> str:
 
 
 def _resolve(
-    host: str, port: int
+    host: str, port: int, flag: str = "--port"
 ) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as fault:
         raise InvalidRequest(
-            f"The host name {host!r} cannot be resolved ({fault.strerror}); give an address with --host."
+            f"The host name {host!r} cannot be resolved ({fault.strerror}); give an address with "
+            f"{_host_flag(flag)}."
         ) from fault
     found.sort(key=lambda one: one[0] != socket.AF_INET)  # localhost is 127.0.0.1 for most who type it
     family, _, _, _, address = found[0]
@@ -104,17 +107,21 @@ def _both_versions(one: socket.socket) -> None:
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 
 
-def _explained(fault: OSError, host: str, port: int) -> Conflict | InvalidRequest:
+def _explained(fault: OSError, host: str, port: int, flag: str = "--port") -> Conflict | InvalidRequest:
     if fault.errno == errno.EADDRINUSE:
         return Conflict(
-            f"Port {port} on {host} is in use; stop the program that has it, or choose another with --port."
+            f"Port {port} on {host} is in use; stop the program that has it, or choose another with {flag}."
         )
     if fault.errno in (errno.EACCES, errno.EPERM):
         return InvalidRequest(
-            f"Port {port} may not be opened by this user; choose one above 1023 with --port."
+            f"Port {port} may not be opened by this user; choose one above 1023 with {flag}."
         )
     if fault.errno == errno.EADDRNOTAVAIL:
         return InvalidRequest(
-            f"{host} is not an address of this machine; give one with --host (0.0.0.0 for all)."
+            f"{host} is not an address of this machine; give one with {_host_flag(flag)} (0.0.0.0 for all)."
         )
     return InvalidRequest(f"{host}:{port} cannot be listened on: {fault.strerror}.")
+
+
+def _host_flag(flag: str) -> str:
+    return flag.replace("port", "host")

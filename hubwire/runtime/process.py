@@ -128,6 +128,20 @@ class ProcessConfig:
         30.0, p.number(0, 3600), "how long a stopping process takes to let its clients go, 0 to 3600"
     )
 
+    # For operators.
+    admin_host: str = _setting(
+        "127.0.0.1",
+        p.host,
+        "address of the admin listener: /metrics, /livez, /readyz, /startupz; 0.0.0.0 for all",
+    )
+    admin_port: int = _setting(
+        9464,
+        p.port,
+        "port of the admin listener; 0 picks a free one. Each process has its own: with `up` the workers "
+        "have this one and those that follow, the router the next",
+    )
+    admin_held: bool = False  # the supervisor holds the port, so it is shared with that
+
     # The edge.
     host: str = _setting("127.0.0.1", p.host, "address to listen on; 0.0.0.0 for all", roles=EDGE)
     port: int = _setting(8080, p.port, "port to listen on; 0 picks a free one", roles=EDGE)

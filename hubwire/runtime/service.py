@@ -175,11 +175,6 @@ async def _connect_once(options: dict[str, object]) -> BusClient:
         raise Unavailable(f"NATS did not answer at {options.get('servers')}.") from error
 
 
-async def tell_ready_after(config: ProcessConfig, ready: Awaitable[None]) -> None:
-    await ready
-    tell_ready(config)
-
-
 async def wait_unless_told(stop: Stop, *conditions: Awaitable[None]) -> None:
     """Wait for all of these. Raises Unavailable when told to stop before."""
 

@@ -261,6 +261,7 @@ def test_one_role_each_against_a_nats_server_make_a_service(tmp_path: Path) -> N
             "HUBWIRE_ACCESS_KEY": key,
             "HUBWIRE_LOG_FORMAT": "json",
             "HUBWIRE_DRAIN_SECONDS": "0.5",
+            "HUBWIRE_ADMIN_PORT": "0",
         }
         roles = {}
         ports: dict[str, int] = {}

@@ -180,6 +180,7 @@ class Fleet:
             durability=durability,
             lease_seconds=lease_seconds,
             drain_seconds=1.0,
+            admin_port=0,
             access_key=KEY,
             secondary_access_key=KEY[::-1],
         )

@@ -182,7 +182,7 @@ class Service:
         self.log = folder / f"{name}.log"
         self._held: HeldPort | None = None
         command = [sys.executable, "-m", "hubwire.cli.main", role, *options, "--name", name]
-        command += ["--log-format", "json", "--log-level", "info"]
+        command += ["--log-format", "json", "--log-level", "info", "--admin-port", "0"]
         if role != "router":
             self._held = hold_listen_port("127.0.0.1", 0)
             command += ["--port", str(self.port)]
