@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import structlog
 from aiohttp import web
@@ -25,6 +26,7 @@ from controlplane.handlers import closing, existence, listing, membership, messa
 from controlplane.http import SERVER
 from controlplane.management.errors import management_response_to
 from controlplane.management.router import ManagementApi
+from controlplane.meters import HEALTH, MANAGEMENT, OTHER, RequestTimes
 from controlplane.openapi import documents
 from controlplane.operations import (
     OPERATIONS,
@@ -51,6 +53,8 @@ HANDLERS: dict[str, Handler] = {
 _VERSIONS = ", ".join(SUPPORTED_VERSIONS)
 _REQUEST_ID = "x-ms-client-request-id"
 _OPENAPI = "/api/openapi"
+_category: ContextVar[str] = ContextVar("category", default=OTHER)
+"""What the request at hand is counted as."""
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +66,7 @@ def create_app(
     *,
     clock: Callable[[], float] = time.time,
     events: EventsPort | None = None,
+    times: RequestTimes | None = None,
 ) -> web.Application:
     """Put the control plane together. `settings` is a `hubwire.bus.settings.SettingsStore`.
 
@@ -69,14 +74,14 @@ def create_app(
     The application owns no task and no connection: whoever made `cluster` and `settings` closes them.
     """
     services = Services(cluster, settings, config or ControlPlaneConfig(), clock, events)
-    api = RestApi(services)
+    api = RestApi(services, times or RequestTimes())
     return web.Application(middlewares=[api.middleware])
 
 
 class RestApi:
-    """The dispatch. Its own state is a counter of requests in progress."""
+    """The dispatch. Of requests it only counts those in progress, and how long they took."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, times: RequestTimes) -> None:
         missing = {operation.id for operation in OPERATIONS} ^ HANDLERS.keys()
         if missing:
             raise AssertionError(f"Operations and handlers differ: {sorted(missing)}")
@@ -84,7 +89,7 @@ class RestApi:
         self._prefixes = prefixes_of(services.own.public_endpoints)
         self._management = ManagementApi(services)
         self._documents = documents()
-        self._in_progress = 0
+        self._times = times
 
     @web.middleware
     async def middleware(
@@ -94,22 +99,26 @@ class RestApi:
         target = target._replace(path=without_prefix(target.path, self._prefixes))
         lowered = target.path.lower()
         say = response_of
+        begun = time.perf_counter()
+        _category.set(OTHER)
         if lowered == "/api" or lowered.startswith("/api/"):
             answer = self._data_plane
         elif self._management.owns(lowered):
             answer, say = self._management.answer, management_response_to
+            _category.set(MANAGEMENT)
         else:
             return await _elsewhere(request, handler)
         config = self._services.config
         limit = config.max_concurrent_requests
-        if limit is not None and self._in_progress >= limit and lowered.rstrip("/") != "/api/health":
+        if limit is not None and self._times.active >= limit and lowered.rstrip("/") != "/api/health":
             response: web.Response = say(_too_many(limit))
         else:
-            self._in_progress += 1
+            self._times.active += 1
             try:
                 response = await self._guarded(answer, request, target, say)
             finally:
-                self._in_progress -= 1
+                self._times.active -= 1
+        self._times.record(_category.get(), response.status, time.perf_counter() - begun)
         if _REQUEST_ID in request.headers:
             response.headers[_REQUEST_ID] = request.headers[_REQUEST_ID]
         response.headers["Server"] = SERVER
@@ -152,6 +161,7 @@ class RestApi:
         path = target.path
         bare = path.lower().rstrip("/")
         if bare == "/api/health":
+            _category.set(HEALTH)
             return self._health(request)
         if bare == _OPENAPI or bare.startswith(_OPENAPI + "/"):
             return self._openapi(request, bare)
@@ -162,6 +172,8 @@ class RestApi:
         if request.method == "OPTIONS":
             return cors.options_response(request, operations, self._services.config.cors_origins)
         operation = operations.get(request.method)
+        if operation is not None:
+            _category.set(operation.id)
         if matched is not None and operation is None:
             raise Problem(405, "", "Not this method.", headers={"Allow": ", ".join(sorted(operations))})
         authenticate_rest(

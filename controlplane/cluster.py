@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterable, Sequence
 from heapq import merge
 from itertools import islice
@@ -89,7 +90,7 @@ class Cluster:
         filter: str | None = None,
         ttl_seconds: int = 0,
     ) -> None:
-        body = pack_body(message, excluded, filter, ttl_seconds)
+        body = pack_body(message, excluded, filter, ttl_seconds, time.time())
         if target.kind == "connection":
             await self._ask_holder(hub, target.name, "send", [hub, target.name, body])
             return

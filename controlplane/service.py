@@ -12,14 +12,17 @@ from controlplane.app import create_app
 from controlplane.cluster import Cluster
 from controlplane.events import Events
 from controlplane.http import RestRunner
+from controlplane.meters import RequestTimes, readers
 from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
+from hubwire.runtime.bus_meters import BusWatch
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
+from hubwire.runtime.meters import Meters
 from hubwire.runtime.observed import Insight, run_observed
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
@@ -59,13 +62,17 @@ async def make_runner(
     settings: SettingsStore,
     gateways: LeaseWatch,
     store: StoreCheck,
+    meters: Meters,
 ) -> RestRunner:
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and `store`, and cleans the runner up."""
     records = SessionRecords(bus, memory=config.in_memory, replicas=config.replicas)
     cluster = Cluster(bus, dispatcher, gateways, records, store)
     letters = DeadLetters(bus, memory=config.in_memory, replicas=config.replicas)
-    app = create_app(cluster, settings, rest_config(config), events=Events(bus, gateways, letters))
+    times = RequestTimes()
+    meters.bind(readers(times))
+    events = Events(bus, gateways, letters)
+    app = create_app(cluster, settings, rest_config(config), events=events, times=times)
     runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
     await runner.setup()
     return runner
@@ -74,7 +81,7 @@ async def make_runner(
 async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
     """Serve REST until told to stop. It holds no lease: nothing depends on its being alive."""
     name = new_run_name()
-    health = (insight or Insight.unseen()).health
+    health, meters = insight or Insight.unseen()
     health.begin()
     log.info("controlplane_starting", controlplane=name)
     bus = await connect_bus(config, f"controlplane-{name}", stop)
@@ -87,10 +94,13 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
         settings = await open_settings(bus, config, stop)
         store = store_check(bus, config)
         health.check(store.trouble)
-        runner = await make_runner(config, bus, dispatcher, settings, gateways, store)
+        runner = await make_runner(config, bus, dispatcher, settings, gateways, store, meters)
+        watch = BusWatch(bus, dispatcher=dispatcher)
+        meters.bind(watch.readers)
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(owners.run(), name="owners"),
+                tasks.create_task(watch.run(), name="bus watch"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(store.run(), name="store check"),
             ]

@@ -10,6 +10,7 @@ import structlog
 
 from gateway import drain
 from gateway.front import Front
+from gateway.meters import readers
 from gateway.reliable.fate import Fates
 from gateway.reliable.service import Durability
 from gateway.service import GatewayService
@@ -27,6 +28,7 @@ from hubwire.bus.owners import OwnersView
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import NatsEndpoint
+from hubwire.runtime.bus_meters import BusWatch
 from hubwire.runtime.health import bus_check, lease_check
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.listen import BACKLOG, open_listener
@@ -99,6 +101,7 @@ async def serve(
     service: GatewayService | None = None
     upstream: UpstreamService | None = None
     listeners: Listeners | None = None
+    unbind: Callable[[], None] = _nothing
     try:
         _, owners = open_owners(bus, config)
         dispatcher = Dispatcher(bus, owners, name)
@@ -112,7 +115,9 @@ async def serve(
 
         lease.on_lost = lease_lost
         settings = store = await open_settings(bus, config, stop)
-        upstream = UpstreamService(store.hub, lambda: store.keys, upstream_config(config))
+        upstream = UpstreamService(
+            store.hub, lambda: store.keys, upstream_config(config), hubs_measured=config.metrics_hubs
+        )
         listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
         events = EventLog(bus, memory=memory, replicas=replicas)
         letters = DeadLetters(bus, memory=memory, replicas=replicas)
@@ -127,7 +132,7 @@ async def serve(
             dispatcher,
             settings,
             public_endpoints=config.public_endpoints,
-            limits=limits,
+            limits=limits._replace(metrics_hubs=config.metrics_hubs),
             upstream=upstream,
             listeners=listeners,
             notifications=HeardByListeners(listeners, upstream, notifier),
@@ -138,11 +143,14 @@ async def serve(
             config, name, bus, owners, dispatcher, settings, service, upstream, notifier, lost, insight
         )
         insight.health.check(bus_check(bus), lease_check(lease))
+        watch = BusWatch(bus, lease=lease, dispatcher=dispatcher)
+        unbind = insight.meters.bind(readers(service, upstream, notifier, listeners) | watch.readers)
         await lease.acquire(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(lease.run(), name="lease"),
                 tasks.create_task(owners.run(), name="owners"),
+                tasks.create_task(watch.run(), name="bus watch"),
                 tasks.create_task(service.run(), name="bus"),
                 tasks.create_task(service.keepalive.run(), name="keep-alive"),
                 tasks.create_task(notifier.run(), name="notifications"),
@@ -155,6 +163,7 @@ async def serve(
                 await end_tasks(background)
         await lease.release()
     finally:
+        unbind()
         if service is not None:
             await service.events.close()
         if listeners is not None:
@@ -167,6 +176,10 @@ async def serve(
             await settings.close()
         await bus.close()
     log.info("gateway_stopped", gateway=name)
+
+
+def _nothing() -> None:
+    """No metrics are bound yet."""
 
 
 def _targets(bus: BusClient, config: ProcessConfig) -> MakeTarget:

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
+from gateway.tally import HubTally
 from hubwire.model.limits import MAX_MESSAGE_BYTES, OUTBOX_BYTES
 from hubwire.model.settings import HubLimits
+from hubwire.runtime.meters import PerHub
 
 NONE = sys.maxsize
 """Where there is no limit: what is compared with it is never above it."""
@@ -20,7 +22,8 @@ NONE = sys.maxsize
 class Bounds:
     """The limits of one hub, ready to be compared with. `messages_per_second` is 0 when there is no limit.
 
-    `deciding` counts the clients of the hub that wait to be let in, and belongs to the gateway."""
+    `deciding` counts the clients of the hub that wait to be let in, and belongs to the gateway. `tally` is
+    where what happens to the connections is counted."""
 
     __slots__ = (
         "__weakref__",
@@ -30,10 +33,17 @@ class Bounds:
         "max_message_bytes",
         "messages_per_second",
         "outbox_bytes",
+        "tally",
     )
 
-    def __init__(self, limits: HubLimits = HubLimits(), outbox_bytes: int = OUTBOX_BYTES) -> None:  # noqa: B008 (immutable)
+    def __init__(
+        self,
+        limits: HubLimits = HubLimits(),  # noqa: B008 (immutable)
+        outbox_bytes: int = OUTBOX_BYTES,
+        tally: HubTally | None = None,
+    ) -> None:
         self.deciding = 0
+        self.tally = tally if tally is not None else HubTally()
         self.set(limits, outbox_bytes)
 
     def set(self, limits: HubLimits, outbox_bytes: int) -> None:
@@ -48,7 +58,13 @@ class Bounds:
 class HubBounds:
     """The bounds of each hub that has connections here. Bounded by those: the others are forgotten."""
 
-    def __init__(self, limits_of: Callable[[str], HubLimits], outbox_bytes: int) -> None:
+    def __init__(
+        self,
+        limits_of: Callable[[str], HubLimits],
+        outbox_bytes: int,
+        tallies: PerHub[HubTally] | None = None,
+    ) -> None:
+        self._tallies: PerHub[HubTally] = tallies if tallies is not None else PerHub(HubTally, 0)
         self._limits_of = limits_of
         self._outbox_bytes = outbox_bytes
         self._by_hub: WeakValueDictionary[str, Bounds] = WeakValueDictionary()
@@ -60,7 +76,8 @@ class HubBounds:
         """The bounds of a hub, by its name in lower case. Whoever keeps them sees every change."""
         found = self._by_hub.get(hub)
         if found is None:
-            found = self._by_hub[hub] = Bounds(self._limits_of(hub), self._outbox_bytes)
+            tally = self._tallies.of(hub)
+            found = self._by_hub[hub] = Bounds(self._limits_of(hub), self._outbox_bytes, tally)
         return found
 
     def settings_changed(self) -> None:

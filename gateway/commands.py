@@ -16,6 +16,7 @@ from gateway.delivery import Delivery
 from gateway.hub import LocalHubs
 from gateway.reliable.service import ReliableSessions
 from gateway.reliable.session import Session
+from gateway.tally import CONNECTION
 from hubwire.bus.envelopes import unpack_body
 from hubwire.bus.keys import group_key, hub_key, user_key
 from hubwire.model.errors import HubwireError, InvalidRequest, NotFound
@@ -109,7 +110,9 @@ class Commands:
         if isinstance(target, Session) and self._sessions is not None:
             await self._sessions.send(target, body)
             return True
-        return isinstance(target, Connection) and self._delivery.to((target,), unpack_body(body, None)) > 0
+        if not isinstance(target, Connection):
+            return False
+        return self._delivery.to((target,), unpack_body(body, None), hub, CONNECTION) > 0
 
     async def close(self, hub: str, kind: str, name: str, excluded: Sequence[str], reason: str | None) -> int:
         """With the text of client-protocols.md 1.11. Returns how many were closed."""

@@ -11,9 +11,11 @@ from gateway.connection import Connection
 from gateway.frames import BINARY, TEXT, frame
 from gateway.hub import LocalHubs
 from gateway.protocol.codec import Codec
+from gateway.tally import KIND_OF_KEY, HubTally
 from hubwire.bus.envelopes import Body, unpack_body
 from hubwire.bus.keys import PARTITIONS, split_key
 from hubwire.model.filters import Filter, InvalidFilter, compile_filter
+from hubwire.runtime.meters import PerHub
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +25,18 @@ MAX_SENDERS_REMEMBERED = 4096
 class Delivery:
     """Delivers what routers send, once each, to the local members; encoded once per subprotocol."""
 
-    def __init__(self, hubs: LocalHubs[Connection], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        hubs: LocalHubs[Connection],
+        now: Callable[[], float],
+        tallies: PerHub[HubTally] | None = None,
+        soon: Callable[..., object] | None = None,
+    ) -> None:
+        """`soon` calls a function when what was sent in this turn is written (the loop's `call_soon`)."""
         self._hubs = hubs
         self._now = now
+        self._tallies: PerHub[HubTally] = tallies if tallies is not None else PerHub(HubTally, 0)
+        self._soon = soon
         self._epochs = [0] * PARTITIONS
         self._seen: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         self.taken = 0
@@ -66,12 +77,13 @@ class Delivery:
         members = self._hubs.members(key)
         if not members:
             return
-        kind, _, name = split_key(key)
-        self.to(members, unpack_body(body, name if kind == "g" else None))
+        kind, hub, name = split_key(key)
+        self.to(members, unpack_body(body, name if kind == "g" else None), hub, KIND_OF_KEY[kind])
 
-    def to(self, members: Iterable[Connection], content: Body) -> int:
-        """Send to these connections, except those that the body spares. Returns how many got it."""
-        message, excluded, filter_text, ttl_seconds = content
+    def to(self, members: Iterable[Connection], content: Body, hub: str, kind: str) -> int:
+        """Send to these connections of a hub, except those that the body spares; `kind` is what they were
+        addressed by. Returns how many got it."""
+        message, excluded, filter_text, ttl_seconds, accepted = content
         test: Filter | None = None
         if filter_text:
             try:
@@ -84,7 +96,7 @@ class Delivery:
             deadline = self._now() + ttl_seconds
             members = tuple(members)  # one that is too slow is closed, and leaves the table, on the way
         frames: dict[Codec, bytes] = {}
-        count = 0
+        count = size = 0
         for connection in members:
             if excluded is not None and connection.id in excluded:
                 continue
@@ -102,5 +114,17 @@ class Delivery:
             else:
                 connection.send(data)
             count += 1
+            size += len(data)
         self.delivered += count
+        self._count(hub, kind, count, size, accepted)
         return count
+
+    def _count(self, hub: str, kind: str, count: int, size: int, accepted: float) -> None:
+        if not count:
+            return
+        tally = self._tallies.of(hub)
+        sent = tally.sent_to(kind)
+        sent.messages += count
+        sent.bytes += size
+        if accepted and self._soon is not None:
+            self._soon(tally.delivered, accepted)

@@ -34,6 +34,7 @@ from gateway.registrar import Registrar
 from gateway.reliable.admission import open_session, recover, refuse_recovery
 from gateway.reliable.service import Durability, ReliableSessions
 from gateway.settings import GatewayLimits
+from gateway.tally import STAMP_EVERY, HubTally
 from gateway.upgrade import hand_over
 from gateway.upstream.commands import UpstreamCommands
 from gateway.upstream.service import UpstreamService
@@ -67,6 +68,7 @@ from hubwire.model.message import Message
 from hubwire.model.names import new_connection_id
 from hubwire.model.permissions import PermissionSet, is_known_role
 from hubwire.model.tokens import AudiencePolicy
+from hubwire.runtime.meters import PerHub
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +106,8 @@ class GatewayService:
         self._dispatcher = dispatcher
         self._settings = settings
         self._limits = limits
-        self._bounds = HubBounds(settings.limits, limits.outbox_bytes)
+        self.tallies: PerHub[HubTally] = PerHub(HubTally, limits.metrics_hubs)
+        self._bounds = HubBounds(settings.limits, limits.outbox_bytes, self.tallies)
         settings.add_listener(self._bounds.settings_changed)
         self._audiences = AudiencePolicy.of(public_endpoints)
         self._flusher = Flusher(loop)
@@ -114,7 +117,7 @@ class GatewayService:
         self.fronts = Undecided()
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
-        self.delivery = Delivery(self.hubs, loop.time)
+        self.delivery = Delivery(self.hubs, loop.time, self.tallies, loop.call_soon)
         self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
         settings.add_listener(self.keepalive.settings_changed)
         self.reliable: ReliableSessions | None = None
@@ -129,6 +132,7 @@ class GatewayService:
                 self._flusher,
                 self,
                 lambda: settings.reconnection_keys.current,
+                tallies=self.tallies,
                 memory=durability.memory,
                 replicas=durability.replicas,
             )
@@ -178,6 +182,8 @@ class GatewayService:
             assert self.reliable is not None
             return await recover(self.reliable, front, head, verdict, self._bounds.of(verdict.hub))
         if isinstance(verdict, RefusedRecovery):
+            if self.reliable is not None:
+                self.reliable.recoveries["refused"] += 1
             refuse_recovery(front, verdict, self._flusher)
             return None
         bounds = self._bounds.of(verdict.hub)
@@ -266,6 +272,11 @@ class GatewayService:
         key = hub_key(hub)
         return self.hubs.count(key) + (self.reliable.count(key) if self.reliable is not None else 0)
 
+    @property
+    def utilization(self) -> float:
+        """The part of its connections that this gateway has, 0 to 1."""
+        return self._clients() / self._limits.max_connections
+
     def _tell_unknown_roles(self, hub: str, roles: tuple[str, ...]) -> None:
         """Roles that mean nothing are ignored (client-protocols.md 2.2), but each is told once."""
         told = self._roles_told
@@ -278,6 +289,7 @@ class GatewayService:
 
     def registered(self, connection: Connection) -> None:
         self.opened += 1
+        connection.bounds.tally.begins(connection.codec.name)
         self.keepalive.add(connection)
         self._notifications.announced(connection)
 
@@ -290,11 +302,16 @@ class GatewayService:
         """Publish. With `publisher` the client may send it again with its ack id, also over another gateway:
         `done` then gets a Conflict when it was published before."""
         self.received += 1
+        tally = connection.bounds.tally
+        tally.published += 1
+        tally.published_bytes += len(request.data)
+        accepted = 0.0 if tally.published % STAMP_EVERY else time.time()
         key = group_key(connection.hub, request.group)
         message = Message(
             request.data_type, request.data, request.group, connection.user_id, request.metadata
         )
-        body = pack_body(message, (connection.id,) if request.no_echo else (), None, request.ttl_seconds)
+        excluded = (connection.id,) if request.no_echo else ()
+        body = pack_body(message, excluded, None, request.ttl_seconds, accepted)
         partition = partition_of(key)
         entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
         answered: Callable[[Any, HubwireError | None], None] = lambda _answer, error: done(error)  # noqa: E731
@@ -362,6 +379,9 @@ class GatewayService:
             self._notifications.left(connection, group)
 
     def event(self, connection: Connection, request: ClientEvent, done: Executed) -> None:
+        tally = connection.bounds.tally
+        tally.events += 1
+        tally.events_bytes += len(request.data)
         self.events.begin(connection, request, done)
 
     def max_groups(self, hub: str) -> int:
@@ -373,6 +393,7 @@ class GatewayService:
     def ended(self, connection: Connection, category: str, reason: str | None) -> None:
         if connection.open:
             self.closed[category] += 1
+            connection.bounds.tally.ends(connection.codec.name, category)
             self._notifications.over(connection, reason)
         self.events.ended(connection)
         self.keepalive.discard(connection)

@@ -13,11 +13,13 @@ from hubwire.runtime.process import ProcessConfig
 class GatewayLimits(NamedTuple):
     """`max_connections`: past it a handshake is answered 429 (client-protocols.md 1.4, step 9).
     `outbox_bytes`: what may wait for one connection's socket before it is closed as a slow consumer.
-    `register_seconds`: how long an owner may take to confirm a new connection's user and groups."""
+    `register_seconds`: how long an owner may take to confirm a new connection's user and groups.
+    `metrics_hubs`: how many hubs are counted apart."""
 
     max_connections: int = 100_000
     outbox_bytes: int = OUTBOX_BYTES
     register_seconds: float = 10.0
+    metrics_hubs: int = 50
 
 
 def upstream_config(config: ProcessConfig) -> UpstreamConfig:

@@ -9,6 +9,7 @@ import structlog
 
 from hubwire.bus.event_log import EventLog
 from hubwire.bus.inbox import list_inboxes
+from hubwire.runtime.bus_meters import BusWatch
 from hubwire.runtime.health import Health, bus_check, lease_check
 from hubwire.runtime.leases import Lease, LeaseWatch
 from hubwire.runtime.observed import Insight, run_observed
@@ -22,6 +23,7 @@ from hubwire.runtime.service import (
     tell_ready,
     wait_unless_told,
 )
+from router.meters import readers
 from router.ownership import Ownership
 from router.service import RouterService
 from router.sweep import Sweep
@@ -38,7 +40,7 @@ HAND_OVER_SECONDS = 5.0
 async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
     """Run one router until told to stop, or until its lease is lost (this run's name is used up then)."""
     name = new_run_name()
-    health = (insight or Insight.unseen()).health
+    health, meters = insight or Insight.unseen()
     health.begin()
     log.info("router_starting", router=name)
     bus = await connect_bus(config, f"router-{name}", stop)
@@ -58,11 +60,14 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
         lambda p: lease.valid and ownership.speaks_for(p) is not None,
         partial(list_inboxes, bus),
     )
+    watch = BusWatch(bus, lease=lease)
+    unbind = meters.bind(readers(service, ownership, gateways) | watch.readers)
     try:
         await lease.prepare(lambda: stop.told)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(owners.run(), name="owners"),
+                tasks.create_task(watch.run(), name="bus watch"),
                 tasks.create_task(routers.run(), name="router leases"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(service.run(), name="router"),
@@ -89,6 +94,7 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
                 service.close()
         await lease.release()
     finally:
+        unbind()
         await bus.close()
     log.info("router_stopped", router=name)
 

@@ -92,6 +92,11 @@ class PartitionMembers:
         return frozenset(view.keys) if view is not None else _NONE
 
     @property
+    def key_count(self) -> int:
+        """How many keys have members."""
+        return len(self._by_key)
+
+    @property
     def gateways(self) -> list[str]:
         """Every gateway that counts here, synced or not."""
         return list(self._views)

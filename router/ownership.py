@@ -138,6 +138,9 @@ class Ownership:
         self._unsure: set[int] = set()
         """Ours under an epoch that others may have outlived: a new one is wanted first."""
         self._known_version = 0
+        self.gained = 0
+        self.lost = 0
+        """Partitions that came to this router, and that went from it: given, or taken."""
         self._asked_others = 0.0
         self._leaving = False
         self._read_soon = True
@@ -177,6 +180,7 @@ class Ownership:
         for partition in [p for p in self.partitions if p not in mine]:
             del self.partitions[partition]
             self._settle(partition)
+            self.lost += 1
         gained = 0
         for partition, epoch in mine.items():
             owned = self.partitions.get(partition)
@@ -192,6 +196,7 @@ class Ownership:
                 # An old entry has come back, from a router that remembered a table of before: gateways
                 # may have seen higher epochs since, and would drop what we send under this one.
                 self._unsure.add(partition)
+        self.gained += gained
         if gained:
             log.info("partitions_gained", router=self.name, count=gained, owned=len(self.partitions))
             self.on_gained()

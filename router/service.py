@@ -75,6 +75,8 @@ class RouterService:
         # Plain integers that the metrics exporter reads.
         self.publishes = 0
         self.forwarded = 0
+        self.broad = 0
+        """Of what was forwarded, to gateways of whose members nothing was known."""
         self.batches = 0
         self.refused = 0
         self.written = 0
@@ -204,6 +206,7 @@ class RouterService:
         plain, unsynced, unknown = members.members(key), members.unsynced, members.lost_unknown
         inboxes = members.members(reliable_key(key))
         if unsynced:
+            self.broad += len(unsynced - plain)
             plain = plain | unsynced
             inboxes = inboxes | (unsynced & self.inboxes.known)
         if unknown:

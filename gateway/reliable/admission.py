@@ -69,12 +69,15 @@ async def recover(
     try:
         session = await reliable.recover(request.hub, request.connection_id)
     except NotFound as error:
+        reliable.recoveries["not_found"] += 1
         log.info("recovery_refused", hub=request.hub, connection_id=request.connection_id, reason=str(error))
         refuse_recovery(front, request.refused(), reliable.flusher)
         return None
     except HubwireError as error:
+        reliable.recoveries["unavailable"] += 1
         log.warning("recovery_failed", hub=request.hub, connection_id=request.connection_id, error=str(error))
         return Refusal(503, "The session cannot be recovered now; try again.", RETRY_SOON)
+    reliable.recoveries["recovered"] += 1
     connection = reliable.connection(session, bounds, head.headers.get("host", ""))
     _hand_over(front, connection, request.key, request.echo(session.codec))
     return None

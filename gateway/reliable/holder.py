@@ -34,6 +34,7 @@ from gateway.reliable.needs import Needs
 from gateway.reliable.own_log import OwnLog
 from gateway.reliable.session import Session
 from gateway.reliable.state import SessionState, pack_state
+from gateway.tally import CONNECTION, KIND_OF_KEY, HubTally
 from hubwire.bus.envelopes import Body, pack_body
 from hubwire.bus.inbox_entries import acked_entry, direct_entry, opened_entry, source_entry
 from hubwire.bus.session_records import SessionRecords
@@ -41,6 +42,7 @@ from hubwire.bus.settle import settle
 from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.model.limits import RETENTION_SECONDS, UNACKED_BYTES, UNACKED_MESSAGES
 from hubwire.model.message import Message
+from hubwire.runtime.meters import PerHub
 from hubwire.runtime.service import end_tasks
 
 log = structlog.get_logger(__name__)
@@ -72,7 +74,9 @@ class Holder:
         retention_seconds: float = RETENTION_SECONDS,
         unacked_messages: int = UNACKED_MESSAGES,
         unacked_bytes: int = UNACKED_BYTES,
+        tallies: PerHub[HubTally] | None = None,
     ) -> None:
+        self._tallies: PerHub[HubTally] = tallies if tallies is not None else PerHub(HubTally, 0)
         self.name = name
         self.log = log_of(self, self._log_lost)
         self.needs = needs
@@ -234,6 +238,7 @@ class Holder:
         frames: dict[ReliableCodec, tuple[int, bytes]] = {}
         deadline = self._loop.time() + content.ttl_seconds if content.ttl_seconds else 0.0
         messages, size = self._unacked_messages, self._unacked_bytes
+        hub, sent, sent_bytes = "", 0, 0
         for state in sessions:
             session = self.sessions.get(state.id)
             if session is None:
@@ -250,8 +255,18 @@ class Holder:
                     connection.send_until(data, deadline)
                 else:
                     connection.send(data)
+                hub = state.hub
+                sent += 1
+                sent_bytes += len(data)
             if len(state.unacked) > messages or state.unacked_bytes > size:
                 self._loop.call_soon(self._overflow, session)
+        if sent:
+            tally = self._tallies.of(hub)
+            to = tally.sent_to(KIND_OF_KEY.get(message.key[:1], CONNECTION))
+            to.messages += sent
+            to.bytes += sent_bytes
+            if content.accepted:
+                self._loop.call_soon(tally.delivered, content.accepted)
 
     def _overflow(self, session: Session) -> None:
         """Too much is not acknowledged. Clients acknowledge once a second, so a burst is over the number for

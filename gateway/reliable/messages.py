@@ -54,7 +54,7 @@ def decode(key: str, body: bytes) -> Body:
 
 def spared(members: Iterable[S], content: Body) -> list[S]:
     """The members without those that the message is not for; nobody when its filter cannot be understood."""
-    _, excluded, filter_text, _ = content
+    excluded, filter_text = content.excluded, content.filter
     test: Filter | None = None
     if filter_text:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +27,7 @@ from gateway.reliable.own_log import OwnLog
 from gateway.reliable.session import Session
 from gateway.reliable.state import SessionState
 from gateway.reliable.upkeep import LostInboxes, Trimming
+from gateway.tally import HubTally
 from hubwire.bus.client import BusClient
 from hubwire.bus.inbox import Inbox
 from hubwire.bus.owners import OwnersView
@@ -35,10 +37,14 @@ from hubwire.model.limits import RETENTION_SECONDS
 from hubwire.model.message import Message
 from hubwire.model.permissions import Permission
 from hubwire.model.reconnection import issue_reconnection_token
+from hubwire.runtime.meters import PerHub
 
 log = structlog.get_logger(__name__)
 
 Done = Callable[[HubwireError | None], None]
+
+TICK_SECONDS = 10.0
+RECOVERY_OUTCOMES = ("recovered", "not_found", "refused", "unavailable")
 
 
 class Durability(NamedTuple):
@@ -80,6 +86,7 @@ class ReliableSessions:
         memory: bool,
         replicas: int,
         retention_seconds: float = RETENTION_SECONDS,
+        tallies: PerHub[HubTally] | None = None,
     ) -> None:
         def inbox_of(gateway: str) -> Inbox:
             return Inbox(bus, gateway, memory=memory, replicas=replicas)
@@ -92,7 +99,13 @@ class ReliableSessions:
             records,
             notifications,
             retention_seconds=retention_seconds,
+            tallies=tallies,
         )
+        self.recoveries: Counter[str] = Counter(dict.fromkeys(RECOVERY_OUTCOMES, 0))
+        """Clients that wanted to come back, by what became of it."""
+        self.inbox_bytes = 0
+        """How big the own inbox was when it was last looked at."""
+        self._trimming = Trimming(self.holder.log)
         self._logs = OtherLogs(bus)
         self.moves = Moves(self.holder, self._logs, owners)
         self._lost = LostInboxes(self._logs, records, inbox_of, retention_seconds)
@@ -108,13 +121,26 @@ class ReliableSessions:
 
     async def run(self) -> None:
         """Until cancelled."""
-        trimming = Trimming(self.holder.log)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.holder.run())
-            tasks.create_task(trimming.run())
+            tasks.create_task(self._trimming.run())
             while True:
-                await asyncio.sleep(10.0)
+                await asyncio.sleep(TICK_SECONDS)
                 await self._logs.tick()
+                await self._look_at_inbox()
+
+    @property
+    def inbox_age(self) -> float:
+        """Seconds since the own inbox was trimmed last; 0 when nothing has come since."""
+        return self._trimming.age
+
+    async def _look_at_inbox(self) -> None:
+        if self.holder.log.fold is None:
+            return
+        try:
+            self.inbox_bytes = (await self.holder.log.inbox.info()).bytes
+        except HubwireError as error:
+            log.debug("inbox_not_looked_at", error=str(error))
 
     async def close(self, seconds: float) -> None:
         """The sockets are gone: write down what clients have acknowledged. The sessions stay in the log, for
@@ -154,6 +180,7 @@ class ReliableSessions:
 
     def attached(self, connection: ReliableConnection) -> None:
         session = connection.session
+        connection.bounds.tally.begins(connection.codec.name)
         token = issue_reconnection_token(
             self._sign_with(), connection_id=session.id, hub=session.hub, now=time.time()
         )
@@ -204,6 +231,8 @@ class ReliableSessions:
 
     def ended(self, connection: Connection, category: str, reason: str | None) -> None:
         assert isinstance(connection, ReliableConnection)
+        if connection.open:
+            connection.bounds.tally.ends(connection.codec.name, category)
         self._plain.events_ended(connection)
         self._keepalive.discard(connection)
         self.holder.detach(connection, category, reason)

@@ -37,12 +37,18 @@ class Trimming:
     def __init__(self, own: OwnLog) -> None:
         self._own = own
         self._number = 0
-        self._last = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
         self._bytes = 0  # how big the inbox is when it is as big as it should be
         self.cycles = 0
 
+    @property
+    def age(self) -> float:
+        """Seconds since the last trimming; 0 when nothing is to be trimmed."""
+        return self._loop.time() - self._last if self._own.bytes else 0.0
+
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             grown = self._own.bytes

@@ -25,6 +25,7 @@ from gateway.upstream.answers import (
     refused_for_fault,
 )
 from gateway.upstream.auth import token_source
+from gateway.upstream.call_times import CallTimes
 from gateway.upstream.client import UpstreamClient
 from gateway.upstream.clock import Clock, SystemClock
 from gateway.upstream.config import UpstreamConfig
@@ -97,7 +98,9 @@ class UpstreamService:
         *,
         secret_of: SecretOf | None = None,
         lookup: Lookup = system_lookup,
+        hubs_measured: int = 50,
     ) -> None:
+        self.calls = CallTimes(hubs_measured)
         self._settings_of = settings_of
         self._keys_of = keys_of
         self._config = config
@@ -340,6 +343,7 @@ class UpstreamService:
             reason = f"The access keys are not known, so nothing can be signed: {error}"
             return DeliveryFailure("not_ready", None, reason, 0, 0.0, shown_url(handler.url_template))
         answer = await self.client.deliver(request, given_up)
+        self.calls.record(source.hub, request.event, answer)
         return answer if isinstance(answer, DeliveryFailure) else (request, answer)
 
     def _accepted(

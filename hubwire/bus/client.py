@@ -152,6 +152,7 @@ class BusClient:
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
         self.js: JetStreamContext
+        self.reconnections = 0
 
     @classmethod
     async def connect(cls, options: dict[str, Any]) -> BusClient:
@@ -159,6 +160,7 @@ class BusClient:
         self = cls()
 
         async def reconnected() -> None:
+            self.reconnections += 1
             log.info("nats_reconnected", server=self.server)
             self._tell(self._on_reconnect)
 
@@ -195,6 +197,11 @@ class BusClient:
     def server(self) -> str:
         url = self._nats.connected_url
         return f"{url.hostname}:{url.port}" if url is not None else ""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be written to the server."""
+        return int(self._nats._pending_data_size)
 
     @property
     def max_payload(self) -> int:
@@ -321,6 +328,18 @@ class BusClient:
 
         self.request(subject, payload, answered, timeout, headers)
         return await future
+
+    async def ping(self, seconds: float) -> float | None:
+        """How long the server takes to answer, in seconds; None when it did not within that time, or there is
+        no connection."""
+        if not self.connected:
+            return None
+        begun = self._loop.time()
+        try:
+            await self._nats.flush(timeout=seconds)  # type: ignore[arg-type]  # it takes parts of a second
+        except nats.errors.Error:
+            return None
+        return self._loop.time() - begun
 
     async def suspect(self, seconds: float) -> None:
         """Something was not answered that should have been: ask the server that we are on, and when it is

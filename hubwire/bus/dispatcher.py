@@ -59,6 +59,7 @@ from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settle import settle
 from hubwire.bus.subjects import router_subject
+from hubwire.model.buckets import SHORT_SECONDS, Buckets
 from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -92,6 +93,8 @@ class Dispatcher:
         self.batches_sent = 0
         self.entries_sent = 0
         self.repeats = 0
+        self.round_trip = Buckets(SHORT_SECONDS)
+        """From sending a batch to its answer, in seconds, of those that were answered."""
         owners.on_change(self._owners_changed)
         bus.on_reconnect(self._reconnected)
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
@@ -250,10 +253,13 @@ class Dispatcher:
             sent.append(Sent(one, one.turn, len(one.in_flight)))
 
         held: list[Held] | None = None  # None until the first answer
+        begun = self._loop.time()
 
         def answered(data: bytes | None, _reason: str) -> float | None:
             nonlocal held
             if held is None:
+                if data is not None:
+                    self.round_trip.record(self._loop.time() - begun)
                 lane.on_their_way -= 1
                 held = self._batch_answered(sent, data)
                 if lane.ready and lane.on_their_way == 0:

@@ -21,6 +21,8 @@ To a gateway, `hw.gw.<gateway>`:
 
 A `body` is opaque to routers and is packed once by the publisher:
     [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]
+and, of some publishes, when they were accepted, by the clock of who accepted them (Unix time in seconds): how
+long the way took is measured on those.
 
 `publisher` (a connection) and `ack id` name a publish that its client may send again, also over another
 gateway: the owner answers the second one DUPLICATE and does nothing. A key of reliable members is joined
@@ -80,28 +82,35 @@ def unpack(data: bytes) -> Any:
 
 
 class Body(NamedTuple):
-    """A decoded publish: the message (without its group, which is in the key), and whom it spares."""
+    """A decoded publish: the message (without its group, which is in the key), and whom it spares.
+    `accepted` is when the service got it, 0.0 when that is not told."""
 
     message: Message
     excluded: frozenset[str] | None
     filter: str | None
     ttl_seconds: int
+    accepted: float = 0.0
 
 
 def pack_body(
-    message: Message, excluded: Sequence[str] = (), filter: str | None = None, ttl_seconds: int = 0
+    message: Message,
+    excluded: Sequence[str] = (),
+    filter: str | None = None,
+    ttl_seconds: int = 0,
+    accepted: float = 0.0,
 ) -> bytes:
-    return pack(
-        [
-            int(message.data_type),
-            message.data,
-            message.from_user,
-            message.metadata,
-            list(excluded) if excluded else None,
-            filter,
-            ttl_seconds,
-        ]
-    )
+    body = [
+        int(message.data_type),
+        message.data,
+        message.from_user,
+        message.metadata,
+        list(excluded) if excluded else None,
+        filter,
+        ttl_seconds,
+    ]
+    if accepted:
+        body.append(accepted)
+    return pack(body)
 
 
 _DATA_TYPES = tuple(DataType)
@@ -110,14 +119,14 @@ _DATA_TYPES = tuple(DataType)
 def unpack_body(body: bytes, group: str | None) -> Body:
     """Raises InvalidRequest when the bytes are not a body."""
     try:
-        data_type, data, from_user, metadata, excluded, filter, ttl_seconds = msgpack.unpackb(
-            body, raw=False, unicode_errors="surrogatepass"
-        )
+        parts = msgpack.unpackb(body, raw=False, unicode_errors="surrogatepass")
+        accepted = float(parts.pop()) if len(parts) == 8 else 0.0
+        data_type, data, from_user, metadata, excluded, filter, ttl_seconds = parts
         if type(data) is not bytes:
             raise TypeError("the data are no bytes")
         message = Message(_DATA_TYPES[data_type], data, group, from_user, metadata)
-        return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds)
-    except (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException) as error:
+        return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds, accepted)
+    except (ValueError, TypeError, LookupError, AttributeError, msgpack.exceptions.UnpackException) as error:
         raise InvalidRequest(f"Not a message body: {error}") from error
 
 

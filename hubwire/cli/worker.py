@@ -39,7 +39,10 @@ async def _rest(worker: Worker) -> Http:
         watching.append(asyncio.create_task(_watched(keys.run(), "keys in the data folder")))
     gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
     store = store_check(worker.bus, config)
-    runner = await make_runner(config, worker.bus, worker.dispatcher, worker.settings, gateways, store)
+    meters = worker.insight.meters
+    runner = await make_runner(
+        config, worker.bus, worker.dispatcher, worker.settings, gateways, store, meters
+    )
     server = runner.server
     assert isinstance(server, RestServer)  # setup() has made it
     watching += [

@@ -35,7 +35,8 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from hubwire.runtime.meters import Buckets, Meter, Meters
+from hubwire.model.buckets import Buckets
+from hubwire.runtime.meters import Meter, Meters
 
 log = structlog.get_logger(__name__)
 

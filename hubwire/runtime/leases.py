@@ -105,6 +105,10 @@ class Lease:
         self._held = False
         self._failing = False
         self._failures = 0  # attempts in a row that were not answered
+        self.renewals = 0
+        """Attempts that were stored."""
+        self.failed_renewals = 0
+        """Attempts that are not known to be."""
         self._asked = asyncio.Event()
         self._released = False
         self._leaving = False
@@ -116,6 +120,11 @@ class Lease:
     @property
     def valid(self) -> bool:
         return self._clock() < self._valid_until
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it is still good if it is not renewed; 0 when it is not."""
+        return max(0.0, self._valid_until - self._clock())
 
     async def prepare(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Open the bucket, as `acquire` does first: whoever wants to know of the others before its own
@@ -159,6 +168,7 @@ class Lease:
             stored = await store_if(self._bus, self._subject, data, self._revision, timeout)
         except Unavailable as error:
             self._failures += 1
+            self.failed_renewals += 1
             if self._failures % LOOK_EVERY == 1 and self._bus.connected:
                 await self._look_around(str(error) == TIMEOUT)
             raise
@@ -168,6 +178,7 @@ class Lease:
             raise Unavailable("The lease's entry had changed.")
         self._revision = stored
         self._held = True
+        self.renewals += 1
         self._renewed.set()
         self._valid_until = max(self._valid_until, sent + self.ttl - margin_of(self.ttl))
 

@@ -140,6 +140,11 @@ class ProcessConfig:
         "port of the admin listener; 0 picks a free one. Each process has its own: with `up` the workers "
         "have this one and those that follow, the router the next",
     )
+    metrics_hubs: int = _setting(
+        50,
+        p.integer(0, 1000),
+        "how many hubs have numbers of their own in the metrics, 0 to 1000; the rest are counted together",
+    )
     admin_held: bool = False  # the supervisor holds the port, so it is shared with that
 
     # The edge.
@@ -151,6 +156,10 @@ class ProcessConfig:
         "endpoints by which clients know the service, comma separated: http(s)://host[:port][/prefix]; "
         "tokens for them are accepted beside those for the request's own host",
         roles=EDGE,
+    )
+
+    rest: bool = _own(
+        p.boolean, False, "true: serve REST on the gateway's port too, as `up` does", roles=GATEWAY
     )
 
     # Event handlers (server-events.md 1.5, 2.1, 4.8, 4.10).

@@ -8,9 +8,10 @@ import resource
 import sys
 import time
 
+from hubwire.model.buckets import SHORT_SECONDS, Buckets
 from hubwire.runtime.health import Health
 from hubwire.runtime.limits import open_files_limit
-from hubwire.runtime.meters import SHORT_SECONDS, Buckets, Meter, Readers
+from hubwire.runtime.meters import Meter, Readers
 
 EVERY_SECONDS = 0.25
 

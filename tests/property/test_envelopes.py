@@ -71,6 +71,7 @@ def test_an_envelope_comes_back_as_it_was_packed(envelope: list[object]) -> None
     st.lists(texts, max_size=5),
     st.none() | texts,
     st.integers(0, 300),
+    st.floats(0, 1e10),
 )
 def test_a_body_comes_back_as_it_was_packed(
     data_type: DataType,
@@ -80,10 +81,11 @@ def test_a_body_comes_back_as_it_was_packed(
     excluded: list[str],
     filter: str | None,
     ttl: int,
+    accepted: float,
 ) -> None:
     message = Message(data_type, data, None, user, metadata)
-    body = unpack_body(pack_body(message, excluded, filter, ttl), "g")
-    assert body == (message._replace(group="g"), frozenset(excluded) or None, filter, ttl)
+    body = unpack_body(pack_body(message, excluded, filter, ttl, accepted), "g")
+    assert body == (message._replace(group="g"), frozenset(excluded) or None, filter, ttl, accepted)
 
 
 @settings(deadline=None)

@@ -199,7 +199,7 @@ class _RecordingDelivery(Delivery):
         super().__init__(node.hubs, node.loop.time)  # type: ignore[arg-type]
         self._node = node
 
-    def to(self, members: Any, content: Body) -> int:
+    def to(self, members: Any, content: Body, hub: str, kind: str) -> int:
         self._node.arrived[content.message.group or ""].append(content.message.data.decode())
         return 1
 

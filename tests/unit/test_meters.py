@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from support.admin import OPENMETRICS, Page
 
+from hubwire.model.buckets import Buckets
 from hubwire.runtime.exporter import Exporter
-from hubwire.runtime.meters import OTHER_HUBS, Buckets, Meter, Meters, PerHub, Readers
+from hubwire.runtime.meters import OTHER_HUBS, Meter, Meters, PerHub, Readers
 
 ANOTHER: Readers = {Meter("another", "gauge", "1", ""): lambda: 1}
 """A process always has some that are no distributions."""
