@@ -83,6 +83,22 @@ browser-deps:
 load: $(VENV)/run.stamp ## what Hubwire costs against a bare send() loop
 	$(BIN)/python loadtest/ratio.py $(ARGS)
 
+.PHONY: bench
+bench: $(VENV)/run.stamp ## the rows of docs/performance.md, their short form (ARGS="--keep" keeps the results)
+	$(BIN)/python -m loadtest.bench all --short $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: $(VENV)/run.stamp ## the same in full, against the results that are kept: which row became worse?
+	$(BIN)/python -m loadtest.bench all --compare $(ARGS)
+
+# The peers of the benchmarks; without Go or npm the rows say what is missing.
+.PHONY: bench-peers
+bench-peers: ## build the peers that Go and npm have
+	@if command -v go >/dev/null; then mkdir -p loadtest/bin && cd loadtest/peers/centrifuge && go build -o ../../bin/centrifugepeer .; \
+		else echo "No Go: no Centrifuge."; fi
+	@if command -v npm >/dev/null; then cd loadtest/peers/node && npm ci --no-audit --no-fund --loglevel=error; \
+		else echo "No npm: no ws, no Socket.IO."; fi
+
 .PHONY: clean
 clean: ## remove what make has made
 	rm -rf $(VENV) $(JS)/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

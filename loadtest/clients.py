@@ -18,15 +18,15 @@ MARK = b"@T"
 STAMP_DIGITS = 19
 
 
-def client_frame(payload: bytes) -> bytes:
-    """A masked text frame. The mask is zero, so the payload stays readable in a capture."""
+def client_frame(payload: bytes, opcode: int = 0x1) -> bytes:
+    """A masked frame, of text if not told otherwise. The mask is zero, so the payload stays readable."""
     size = len(payload)
     if size < 126:
-        head = bytes((0x81, 0x80 | size))
+        head = bytes((0x80 | opcode, 0x80 | size))
     elif size < 65536:
-        head = bytes((0x81, 0x80 | 126)) + size.to_bytes(2, "big")
+        head = bytes((0x80 | opcode, 0x80 | 126)) + size.to_bytes(2, "big")
     else:
-        head = bytes((0x81, 0x80 | 127)) + size.to_bytes(8, "big")
+        head = bytes((0x80 | opcode, 0x80 | 127)) + size.to_bytes(8, "big")
     return head + b"\0\0\0\0" + payload
 
 
