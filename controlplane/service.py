@@ -34,6 +34,7 @@ from hubwire.runtime.service import (
     open_owners,
     tell_ready,
 )
+from hubwire.runtime.status import StatusTeller
 from hubwire.runtime.store_check import StoreCheck
 
 log = structlog.get_logger(__name__)
@@ -81,7 +82,8 @@ async def make_runner(
 async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
     """Serve REST until told to stop. It holds no lease: nothing depends on its being alive."""
     name = new_run_name()
-    health, meters = insight or Insight.unseen()
+    insight = insight or Insight.unseen()
+    health, meters = insight
     health.begin()
     log.info("controlplane_starting", controlplane=name)
     bus = await connect_bus(config, f"controlplane-{name}", stop)
@@ -101,6 +103,7 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
             background = [
                 tasks.create_task(owners.run(), name="owners"),
                 tasks.create_task(watch.run(), name="bus watch"),
+                tasks.create_task(StatusTeller(bus, config, name, insight).run(), name="status"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(store.run(), name="store check"),
             ]

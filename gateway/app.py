@@ -44,6 +44,7 @@ from hubwire.runtime.service import (
     open_owners,
     tell_ready,
 )
+from hubwire.runtime.status import StatusTeller
 
 log = structlog.get_logger(__name__)
 
@@ -151,6 +152,7 @@ async def serve(
                 tasks.create_task(lease.run(), name="lease"),
                 tasks.create_task(owners.run(), name="owners"),
                 tasks.create_task(watch.run(), name="bus watch"),
+                tasks.create_task(StatusTeller(bus, config, name, insight).run(), name="status"),
                 tasks.create_task(service.run(), name="bus"),
                 tasks.create_task(service.keepalive.run(), name="keep-alive"),
                 tasks.create_task(notifier.run(), name="notifications"),

@@ -23,6 +23,7 @@ from hubwire.runtime.service import (
     tell_ready,
     wait_unless_told,
 )
+from hubwire.runtime.status import StatusTeller
 from router.meters import readers
 from router.ownership import Ownership
 from router.service import RouterService
@@ -40,7 +41,8 @@ HAND_OVER_SECONDS = 5.0
 async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
     """Run one router until told to stop, or until its lease is lost (this run's name is used up then)."""
     name = new_run_name()
-    health, meters = insight or Insight.unseen()
+    insight = insight or Insight.unseen()
+    health, meters = insight
     health.begin()
     log.info("router_starting", router=name)
     bus = await connect_bus(config, f"router-{name}", stop)
@@ -68,6 +70,7 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
             running = [
                 tasks.create_task(owners.run(), name="owners"),
                 tasks.create_task(watch.run(), name="bus watch"),
+                tasks.create_task(StatusTeller(bus, config, name, insight).run(), name="status"),
                 tasks.create_task(routers.run(), name="router leases"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(service.run(), name="router"),

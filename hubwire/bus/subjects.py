@@ -28,6 +28,9 @@ def gateway_subject(gateway: str) -> str:
     return f"hw.gw.{gateway}"
 
 
+STATUS_ASKED = "hw.status"
+"""Asked by operators, answered by every process."""
+
 INBOX_SUBJECTS = "hw.inbox.*"
 INBOX_STREAM_PREFIX = "hw_inbox_"
 

@@ -1,144 +1,51 @@
-"""The command `hubwire`: finds the sub-command and runs it; turns faults into sentences and exit codes.
-
-Exit codes: 0 done; 1 it did not work; 2 it was asked in a way that can never work; 130 interrupted.
-Only the module of the sub-command at hand is imported, so that `--help` and `token` answer at once.
-"""
+"""The command `hubwire`. Here is only what must stand before anything else is imported: from the first line
+on, Ctrl-C ends the command quietly, with status 130. The commands are in hubwire.cli.commands."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
+TYPE_CHECKING = False  # typing itself is one of the slow imports
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
+    from types import FrameType
 
-    from hubwire.cli.output import Output
-
-
-class CommandModule(Protocol):
-    """What a sub-command's module offers."""
-
-    def configure(self, parser: ArgumentParser) -> None: ...
-
-    def run(self, args: Namespace, out: Output) -> int: ...
-
-
-class Command(NamedTuple):
-    name: str
-    module: str
-    help: str
-
-
-COMMANDS = (
-    Command("up", "up", "run everything on this machine: NATS, a router, gateways, REST"),
-    Command("gateway", "roles", "run one gateway against a NATS cluster"),
-    Command("router", "roles", "run one router against a NATS cluster"),
-    Command("controlplane", "roles", "run one control plane (REST) against a NATS cluster"),
-    Command("token", "token", "make a client access URL"),
-    Command("connect", "connect", "a client in the terminal: join, send, leave, see frames"),
-    Command("publish", "publish", "send a message to a hub, group, user or connection"),
-    Command("hubs", "hubs", "list, show, set or remove hub settings"),
-    Command("settings", "settings", "show or change what all processes share: CORS, limits, management"),
-    Command("events", "events", "watch events, see why they fail, test an event handler"),
-    Command("keys", "keys", "show or regenerate the access keys"),
-    Command("doctor", "doctor", "check NATS, JetStream, clock, leases and reachability"),
-)
-
-_EPILOG = """\
-start here:
-  hubwire up                         everything on this machine, on http://127.0.0.1:8080
-  hubwire connect chat --join room   a client, in a second terminal
-  hubwire publish chat 'Hello'       a message to it, from a third
-
-The commands find a `hubwire up` that runs in this folder by themselves; for another service give
---connection-string or set HUBWIRE_CONNECTION_STRING.
-"""
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    from hubwire.cli.output import drop_output, open_closed_streams
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    open_closed_streams()
+    quiet = _exit_at_once_when_interrupted()
     try:
         try:
-            return _run(arguments)
+            from hubwire.cli.commands import prepare
+
+            run = prepare(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone (`| head -1`) is no surprise
+            if quiet:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run()
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        drop_output()
-        return 1
+        return INTERRUPTED
 
 
-def _run(arguments: list[str]) -> int:
-    from hubwire.cli.output import Output
-    from hubwire.model.errors import HubwireError, InvalidRequest
-
-    parser = build_parser(arguments)
-    args = parser.parse_args(arguments)
-    if args.command is None:
-        parser.print_help()
-        return 2
-    out = Output(as_json=getattr(args, "json", False))
+def _exit_at_once_when_interrupted() -> bool:
+    """While modules are imported nothing has begun that would have to be ended. An exception there could come
+    up where Python only prints it and goes on. False where SIGINT is not ours: ignored (`nohup`), or no main
+    thread."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return False
     try:
-        return _module(args.command).run(args, out)
-    except HubwireError as fault:
-        out.fail(getattr(fault, "faults", None) or [str(fault)])
-        return 2 if isinstance(fault, InvalidRequest) else 1
-    except BrokenPipeError:
-        raise
-    except OSError as fault:
-        what = f"{fault.filename}: " if fault.filename else ""
-        out.fail([f"{what}{fault.strerror or fault}; the system refused what `{args.command}` needs."])
-        return 1
+        signal.signal(signal.SIGINT, _exit)
+    except ValueError:
+        return False
+    return True
 
 
-def build_parser(arguments: Sequence[str]) -> ArgumentParser:
-    """The parser; only the sub-command that `arguments` name has its options filled in."""
-    import argparse
-
-    def form(prog: str) -> argparse.HelpFormatter:
-        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26)
-
-    parser = argparse.ArgumentParser(
-        prog="hubwire",
-        description="Azure Web PubSub that anyone can run.",
-        epilog=_EPILOG,
-        formatter_class=form,
-    )
-    parser.add_argument("--version", action="version", version=_Version())
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
-    for command in COMMANDS:
-        one = commands.add_parser(
-            command.name,
-            help=command.help,
-            description=command.help[0].upper() + command.help[1:] + ".",
-            formatter_class=form,
-        )
-        if command.name == wanted:
-            _module(command.name).configure(one)
-    return parser
-
-
-def _module(name: str) -> CommandModule:
-    import importlib
-
-    command = next(command for command in COMMANDS if command.name == name)
-    return cast(CommandModule, importlib.import_module(f"hubwire.cli.{command.module}"))
-
-
-class _Version(str):
-    """Looked up only when asked for: the lookup costs more than all the rest."""
-
-    def __mod__(self, values: object) -> str:
-        from importlib.metadata import version
-
-        return f"hubwire {version('hubwire')}"
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
