@@ -28,12 +28,16 @@ def run(args: Namespace, out: Output) -> int:
     config = config.replace(name=config.name or role)
     configure_logs(config.log_level, config.log_format, process=config.name)
     raise_open_files()
-    _entry_point(role)(config)
+    _entry_point(config)(config)
     return 0
 
 
-def _entry_point(role: Role) -> Callable[[ProcessConfig], None]:
-    module = "controlplane.service" if role == "controlplane" else f"{role}.app"
+def _entry_point(config: ProcessConfig) -> Callable[[ProcessConfig], None]:
+    if config.rest:
+        from hubwire.cli.worker import run_worker
+
+        return run_worker
+    module = "controlplane.service" if config.role == "controlplane" else f"{config.role}.app"
     return cast(Callable[[ProcessConfig], None], importlib.import_module(module).run)
 
 

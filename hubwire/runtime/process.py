@@ -159,7 +159,7 @@ class ProcessConfig:
     )
 
     rest: bool = _own(
-        p.boolean, False, "true: serve REST on the gateway's port too, as `up` does", roles=GATEWAY
+        p.boolean, False, "serve REST on the port of the gateway too, as `up` does", roles=GATEWAY
     )
 
     # Event handlers (server-events.md 1.5, 2.1, 4.8, 4.10).
