@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import json
 import sys
-from html import escape
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from loadtest.bench.plots import bars, number
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "performance.md"
 PLOTS = DOCS / "performance"
 RESULTS = DOCS.parent / "loadtest" / "results"
-ORDER = ("broadcast", "overload", "small", "connect", "memory", "rest", "reliable", "crowd", "idle")
+ORDER = ("broadcast", "overload", "small", "connect", "memory", "rest", "reliable", "many", "idle")
 
 INTRODUCTION = """\
 # Performance
@@ -58,38 +61,15 @@ def load() -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: int(one["row"]))
 
 
-def _number(value: float) -> str:
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
-
-
 def plot(name: str, result: dict[str, Any]) -> str:
     """Bars of one figure of every target, as SVG."""
     key, title = DRAWN[name]
-    bars = [(target, figures[key]) for target, figures in result["median"].items() if key in figures]
+    drawn = [(target, figures[key]) for target, figures in result["median"].items() if key in figures]
     if "floor" in result["median"] and name in ("broadcast", "overload", "reliable"):
-        bars[0] = ("bare send() loop", bars[0][1])
+        drawn[0] = ("bare send() loop", drawn[0][1])
     else:
-        bars = [bar for bar in bars if bar[0] != "floor"]
-    widest = max(value for _, value in bars)
-    height = 34 + 26 * len(bars)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" viewBox="0 0 640 {height}" '
-        f'font-family="sans-serif" font-size="13" role="img"><title>{escape(title)}</title>',
-        f'<rect width="640" height="{height}" fill="#ffffff"/>',
-        f'<text x="8" y="20" fill="#333333">{escape(title)}</text>',
-    ]
-    for number, (target, value) in enumerate(bars):
-        top = 32 + 26 * number
-        colour = "#2f6fde" if target.startswith("hubwire") else "#9aa5b1"
-        length = max(1.0, 400 * value / widest)
-        parts.append(
-            f'<text x="140" y="{top + 14}" text-anchor="end" fill="#333333">{escape(target)}</text>'
-            f'<rect x="148" y="{top}" width="{length:.1f}" height="19" fill="{colour}"/>'
-            f'<text x="{154 + length:.1f}" y="{top + 14}" fill="#333333">{_number(value)}</text>'
-        )
-    return "\n".join([*parts, "</svg>"]) + "\n"
+        drawn = [bar for bar in drawn if bar[0] != "floor"]
+    return bars(title, [(target, value, target.startswith("hubwire")) for target, value in drawn])
 
 
 def _measured(head: dict[str, Any]) -> str:
@@ -98,7 +78,7 @@ def _measured(head: dict[str, Any]) -> str:
     runs = head["runs"]
     mark = "**reached**" if head["median"] <= head["reach"] else "not reached"
     return (
-        f"{_number(head['median'])} {head['unit']} ({_number(min(runs))} to {_number(max(runs))}, "
+        f"{number(head['median'])} {head['unit']} ({number(min(runs))} to {number(max(runs))}, "
         f"{len(runs)} runs): {mark}"
     )
 
@@ -107,7 +87,7 @@ def summary(results: list[dict[str, Any]]) -> str:
     rows = ["| # | what | judged by | measured | to reach | dream |", "|---|---|---|---|---|---|"]
     for one in results:
         for head in one["heads"]:
-            dream = _number(head["dream"]) if head["dream"] is not None else ""
+            dream = number(head["dream"]) if head["dream"] is not None else ""
             rows.append(
                 f"| {one['row']} | [{one['name']}](#{one['row']}-{one['name']}) | {head['title']} "
                 f"| {_measured(head)} | ≤ {head['reach']:g} {head['unit']} | {dream} |"
@@ -123,12 +103,12 @@ def _figures(result: dict[str, Any]) -> str:
         targets = list(result["median"])
         lines = [f"| | {' | '.join(targets)} |", "|---|" + "---|" * len(targets)]
         for key in columns:
-            cells = [_number(f[key]) if key in (f := result["median"][target]) else "" for target in targets]
+            cells = [number(f[key]) if key in (f := result["median"][target]) else "" for target in targets]
             lines.append(f"| {key} | {' | '.join(cells)} |")
         return "\n".join(lines)
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for target, figures in result["median"].items():
-        cells = [_number(figures[key]) if key in figures else "" for key in columns]
+        cells = [number(figures[key]) if key in figures else "" for key in columns]
         lines.append(f"| {target} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

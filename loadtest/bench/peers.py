@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hubwire.runtime.nats_server import find_nats_server
-from loadtest.bench.client import Dialect
-from loadtest.bench.processes import Processes, free_port
+from loadtest.bench.load_clients import Dialect
+from loadtest.bench.measured_processes import Processes, free_port
 from loadtest.bench.targets import ROOT, Missing, Target
 from loadtest.clients import client_frame
 

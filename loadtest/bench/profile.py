@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from loadtest.bench.processes import Processes
+from loadtest.bench.measured_processes import Processes
 
 PYTHON = ("gateway", "router", "controlplane")
 RATE = 250

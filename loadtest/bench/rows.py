@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from loadtest.bench import peers
-from loadtest.bench.client import LoadClients, stamped
 from loadtest.bench.floor import floor
+from loadtest.bench.load_clients import LoadClients, stamped
 from loadtest.bench.profile import profiled
 from loadtest.bench.targets import Missing, Target, hubwire
 

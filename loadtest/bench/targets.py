@@ -17,8 +17,8 @@ from pathlib import Path
 from hubwire.model.errors import HubwireError
 from hubwire.model.tokens import sign_client_token, sign_rest_token
 from hubwire.runtime.nats_server import find_nats_server
-from loadtest.bench.client import Dialect, LoadClients
-from loadtest.bench.processes import Processes, free_port
+from loadtest.bench.load_clients import Dialect, LoadClients
+from loadtest.bench.measured_processes import Processes, free_port
 from loadtest.clients import PROTOCOL, client_frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,8 +68,9 @@ def hubwire_dialect(path: Callable[[int, str], str], subprotocol: str = PROTOCOL
     return Dialect(path, publish, steps, subprotocol, PING, PONG, acks=subprotocol == RELIABLE)
 
 
-def client_paths(port: int, count: int) -> Callable[[int, str], str]:
-    """The path of each client with a token of its own, signed before anything is measured."""
+def client_paths(port: int, count: int, first: int = 0) -> Callable[[int, str], str]:
+    """The path of each of `count` clients from `first` on, with a token of its own, signed before anything
+    is measured."""
     endpoint = f"http://127.0.0.1:{port}"
     roles = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
     now = time.time()
@@ -80,8 +81,8 @@ def client_paths(port: int, count: int) -> Callable[[int, str], str]:
         )
         return f"/client/hubs/{HUB}?access_token={token}"
 
-    known = [path(number) for number in range(count)]
-    return lambda number, group: known[number]
+    known = [path(number) for number in range(first, first + count)]
+    return lambda number, group: known[number - first]
 
 
 def rest_call(port: int) -> Call:
@@ -132,11 +133,11 @@ def hubwire(
         target = Target("hubwire", port, running, dialect, fan_out=("gateway",))
         if rest:
             target.http_port, target.call = rest_port, rest_call(rest_port)
-        _until_served(target)
+        until_served(target)
         yield replace(target, name="hubwire reliable") if reliable else target
 
 
-def _until_served(target: Target) -> None:
+def until_served(target: Target) -> None:
     """Until a client can join: the router owns its partitions now."""
     end = time.monotonic() + 40
     while True:

@@ -23,17 +23,20 @@ def a_result(gateway_us: float, floor_us: float = 10.0) -> dict[str, Any]:
     return results.result(ROWS[0], [run, run, run], {})
 
 
-def test_the_page_and_its_plots_are_those_that_are_generated() -> None:
-    generator = runpy.run_path(str(ROOT / "docs" / "generate_performance.py"))
+@pytest.mark.parametrize("name", ["generate_performance.py", "generate_scale.py"])
+def test_a_page_and_its_plots_are_those_that_are_generated(name: str) -> None:
+    generator = runpy.run_path(str(ROOT / "docs" / name))
     wanted: dict[Path, str] = generator["files"]()
     stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text() != text]
-    assert not stale, "run: python docs/generate_performance.py"
+    assert not stale, f"run: python docs/{name}"
 
 
 def test_every_result_that_is_kept_is_of_a_row_and_has_its_heads() -> None:
     by_name = {row.name: row for row in ROWS}
     for path in results.FOLDER.glob("*.json"):
         kept = json.loads(path.read_text())
+        if kept["name"] == "scale":
+            continue  # loadtest/scale_simulation.py
         if kept["name"] in by_name:
             assert [head["title"] for head in kept["heads"]] == [h.title for h in by_name[kept["name"]].heads]
         assert kept["machine"]["date"]
