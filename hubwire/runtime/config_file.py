@@ -89,14 +89,15 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 
 
 class LineFault(NamedTuple):
-    """One fault; `str()` is the line for a terminal."""
+    """One fault; `str()` is the line for a terminal. Line 0: of the file as a whole."""
 
     file: str
     line: int
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}"
+        where = f":{self.line}" if self.line else ""
+        return f"{self.file}{where}: {self.text}"
 
 
 class InvalidConfigFile(InvalidRequest):
@@ -118,11 +119,11 @@ def load_config(path: str | Path) -> ClusterConfig:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InvalidConfigFile(
-            [LineFault(name, 1, f"The file cannot be read ({reason}): check its path and rights.")]
+            [LineFault(name, 0, f"The file cannot be read ({reason}): check its path and rights.")]
         ) from error
     except UnicodeDecodeError as error:
         raise InvalidConfigFile(
-            [LineFault(name, 1, "The file is not text in UTF-8: save it as that.")]
+            [LineFault(name, 0, "The file is not text in UTF-8: save it as that.")]
         ) from error
     return parse_config(text, name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ import pytest
 from aiohttp import web
 
 from hubwire.cli.client import Client
+from hubwire.cli.commands import COMMANDS
 from hubwire.cli.hubs import parse_handler
-from hubwire.cli.main import COMMANDS, main
+from hubwire.cli.main import main
 from hubwire.cli.output import Output, table, wants_colour
 from hubwire.cli.target import ServiceTarget, find_target, parse_connection_string
 from hubwire.cli.token import minutes_of, roles_of
@@ -47,6 +49,55 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 2
     printed = " ".join(capsys.readouterr().out.split())
     assert all(f"{command.name} {command.help}" in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["publish", "chat", "x", "--nope"], "usage: hubwire publish "),
+        (["hubs", "list", "--nope"], "usage: hubwire hubs list "),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_usage_of_its_command(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(usage)
+    assert told.endswith("error: unrecognized arguments: --nope\n")
+
+
+@pytest.mark.parametrize(
+    "module", ["hubwire.cli.commands", "hubwire.cli.output", "argparse", "hubwire.cli.up", "asyncio"]
+)
+def test_an_interruption_while_modules_are_imported_is_quiet(module: str) -> None:
+    code = f"""
+import os, signal, sys
+from hubwire.cli.main import main
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.modules.pop({module!r}, None)
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main(["up", "--help"]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+def test_an_interruption_that_is_ignored_stays_so() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert main(["token", "chat", "--connection-string", "bad"]) == 2
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_token_is_made_without_the_heavy_libraries() -> None:
