@@ -27,7 +27,7 @@ from support.judge import Verdict, judge
 from support.sim_bus import SimBus, SimStore
 from support.sim_client import SimClient, SimConnection, SimSocket
 from support.sim_streams import UNIX_TIME
-from support.simulation import CONFIG, START, Node, RouterNode, World, instrument
+from support.simulation import CONFIG, START, Node, RouterNode, World, instrument, shrink
 
 import gateway.reliable.holder
 import gateway.reliable.service
@@ -61,6 +61,7 @@ OPEN_SECONDS = 5.0
 DRAIN_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 SETTLE_SECONDS = 20.0
+PARTITIONS = 16
 
 
 KINDS = (
@@ -178,6 +179,9 @@ class GatewayNode(Node):
             self.serving = True
             await self.over.wait()
             self.serving = False
+            for socket in [*self.sockets]:
+                if socket.connection is None:
+                    socket.abort()  # as those of the listener that have no 101 yet
             await drain.let_go(service, DRAIN_SECONDS, lost)
             for task in self._admissions:
                 task.cancel()
@@ -483,6 +487,7 @@ def instrument_reliable(world: ReliableWorld) -> None:
 
 def simulate(seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[ReliableWorld, Verdict]:
     """One schedule. Raises AssertionError."""
+    shrink(PARTITIONS)
     world = ReliableWorld(seed)
     world.kinds = kinds
     instrument_reliable(world)

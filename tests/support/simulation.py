@@ -32,6 +32,7 @@ from support.sim_bus import SimBus, SimNats, SimStore
 
 import router.app
 import router.ownership
+import router.ring
 import router.service
 from gateway.delivery import Delivery
 from gateway.hub import LocalHubs
@@ -39,7 +40,7 @@ from gateway.registrar import Registrar
 from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.envelopes import ASK, DELIVER, NOT_MINE, PUBLISH, Body, pack_body, unpack
 from hubwire.bus.keys import PARTITIONS, group_key, partition_of
-from hubwire.bus.owners import OwnersTable, OwnersView
+from hubwire.bus.owners import EMPTY_TABLE, OwnersTable, OwnersView
 from hubwire.bus.subjects import gateway_subject
 from hubwire.model.errors import HubwireError, Unavailable
 from hubwire.model.message import DataType, Message
@@ -56,36 +57,41 @@ CONFIG = ProcessConfig(role="router", lease_seconds=3.0)
 
 
 class _Never(asyncio.SelectorEventLoop):
-    """A loop that the world steps; its clock is the world's."""
+    """A loop that the world steps; its clock is the world's. It has no sockets, so it never polls."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
         self._clock_resolution = 1e-6
-        real = self._selector.select  # type: ignore[attr-defined]
-        self._selector.select = lambda _timeout=None: real(0)  # type: ignore[attr-defined]
 
     def time(self) -> float:
         return self.world.now
 
-    @property
-    def due(self) -> float:
-        """When it wants to be stepped next."""
-        if self._ready:  # type: ignore[attr-defined]
-            return 0.0
-        scheduled = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            self._timer_cancelled_count = max(0, self._timer_cancelled_count - 1)
-        return float(scheduled[0]._when) if scheduled else float("inf")
-
-    def step(self) -> None:
+    def step(self) -> float:
+        """Run what is due, as `_run_once` does, without select. Returns when it wants to be stepped next."""
+        now = self.world.now
+        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
         asyncio._set_running_loop(self)
         try:
-            self._run_once()  # type: ignore[attr-defined]
+            while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= now):
+                handle = heapq.heappop(scheduled)
+                handle._scheduled = False
+                if handle._cancelled:
+                    self._timer_cancelled_count = max(0, self._timer_cancelled_count - 1)
+                else:
+                    ready.append(handle)
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    handle._run()
         finally:
             asyncio._set_running_loop(None)
+        if ready:
+            return now
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+            self._timer_cancelled_count = max(0, self._timer_cancelled_count - 1)
+        return float(scheduled[0]._when) if scheduled else float("inf")
 
 
 class Node:
@@ -96,6 +102,7 @@ class Node:
         self.role = role
         self.loop = _Never(world)
         self.loop.set_exception_handler(self._broken)
+        self.due = 0.0  # when it is to be stepped next
         self.paused_until = 0.0
         self.dead = False
         self.told = False
@@ -105,6 +112,10 @@ class Node:
     def soon(self, call: Callable[..., object], *arguments: Any) -> None:
         if not self.dead:
             self.loop.call_soon(call, *arguments)
+            self.due = 0.0
+
+    def step(self) -> None:
+        self.due = self.loop.step()
 
     def _broken(self, _loop: object, context: dict[str, Any]) -> None:
         if not self.dead:
@@ -140,11 +151,13 @@ class Node:
         self.dead = True
         if self.bus is not None:
             self.bus.connected = False
-        for task in asyncio.all_tasks(self.loop):
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
             task.cancel()
         for _ in range(50):
-            if asyncio.all_tasks(self.loop):
-                self.loop.step()
+            if all(task.done() for task in left):
+                break
+            self.loop.step()
         self.loop.close()
 
     @property
@@ -414,23 +427,26 @@ class World:
     def run(self, seconds: float) -> None:
         """Let everything happen for so long."""
         end = self.now + seconds
+        heap = self._heap
         while True:
+            now, following = self.now, float("inf")
             for node in self.nodes:
-                if not node.awake:
+                if node.paused_until > now and not node.dead:
+                    following = min(following, node.paused_until)
                     continue
-                while not node.dead and node.loop.due <= self.now:
-                    node.loop.step()
-            if self._heap and self._heap[0][0] <= self.now:
-                heapq.heappop(self._heap)[2]()
+                while node.due <= now and not node.dead:
+                    node.step()
+                if node.due < following and not node.dead:
+                    following = node.due
+            if heap and heap[0][0] <= now:
+                heapq.heappop(heap)[2]()
                 continue
-            following = [node.loop.due for node in self.nodes if node.awake]
-            following += [node.paused_until for node in self.nodes if not node.dead and not node.awake]
-            following += [self._heap[0][0]] if self._heap else []
-            step = min(following, default=float("inf"))
-            if step > end:
+            if heap and heap[0][0] < following:
+                following = heap[0][0]
+            if following > end:
                 self.now = end
                 return
-            self.now = max(self.now, step)
+            self.now = max(now, following)
 
     # -- faults --------------------------------------------------------------------------------------
 
@@ -571,6 +587,17 @@ class World:
             keys = {group_key("sim", group) for group in gateway.member.groups} | {"h\0sim"}
             assert gateway.registrar is not None
             assert gateway.registrar.membership.keys() - {"h\0sim"} == keys - {"h\0sim"}
+
+
+def shrink(partitions: int) -> None:
+    """A cluster of fewer partitions, in this process: most of a simulation's time would go into looking after
+    each of them."""
+    for module in [*sys.modules.values()]:
+        if getattr(module, "PARTITIONS", None) == PARTITIONS:
+            module.PARTITIONS = partitions  # type: ignore[attr-defined]
+        if getattr(module, "EMPTY_TABLE", None) is EMPTY_TABLE:
+            module.EMPTY_TABLE = OwnersTable(0, (None,) * partitions)  # type: ignore[attr-defined]
+    router.ring._placement.cache_clear()
 
 
 def instrument(world: World) -> None:
