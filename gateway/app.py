@@ -122,7 +122,7 @@ async def serve(
         listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
         events = EventLog(bus, memory=memory, replicas=replicas)
         letters = DeadLetters(bus, memory=memory, replicas=replicas)
-        fates = Fates(bus, SessionRecords(bus, memory=memory, replicas=replicas), events)
+        fates = Fates(bus, SessionRecords(bus, memory=memory, replicas=replicas))
         notifier = Notifier(
             name, bus, upstream, store.hub, events, letters, lambda: lease.valid, fate_of=fates.of
         )

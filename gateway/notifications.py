@@ -38,8 +38,10 @@ class Notifications(Protocol):
     def left(self, connection: Told, group: str) -> None:
         """`left`; not called for the groups that a connection is in when it ends."""
 
-    def resumed(self, connection: Told) -> None:
-        """A connection that another gateway has announced is this gateway's from now on: it owes `over`."""
+    async def resumed(self, connection: Told) -> None:
+        """A connection that another gateway has announced is about to be this gateway's: it owes `over`, or
+        `moved` if it does not get it. Returns when that is stored, so that somebody tells of its end whatever
+        becomes of this gateway. Raises Unavailable; then `moved` is still to be called."""
 
     def moved(self, connection: Told) -> None:
         """It is another gateway's: this one owes nothing for it any more."""
@@ -56,6 +58,6 @@ class Silent:
 
     def left(self, connection: Told, group: str) -> None: ...
 
-    def resumed(self, connection: Told) -> None: ...
+    async def resumed(self, connection: Told) -> None: ...
 
     def moved(self, connection: Told) -> None: ...

@@ -39,7 +39,7 @@ class Ends:
         while True:
             try:
                 async with self._at_once:
-                    if await holder.records.end(session.id, generation + 1, revision) is not None:
+                    if await holder.records.end(session.id, generation + 1, holder.name, revision):
                         break
                     record = await holder.records.read(session.id)
                 if record.ended and record.generation == generation + 1:

@@ -232,7 +232,12 @@ class Moves:
         was first."""
         holder = self._holder
         session = Session(here, generation=attempt.generation, revision=0, recovered=True)
-        holder.notifications.resumed(session)
+        try:
+            await holder.notifications.resumed(session)
+        except Unavailable:
+            holder.notifications.moved(session)
+            holder.coming.give_up(attempt)
+            raise
         revision = await self._change(session, record)
         if revision is None:
             self.lost += 1

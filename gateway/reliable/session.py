@@ -19,9 +19,11 @@ from hubwire.model.permissions import PermissionSet
 if TYPE_CHECKING:
     from gateway.reliable.connection import ReliableConnection
 
-EVENTS_AHEAD = 1000
-"""What is added to the count of events when another gateway goes on with it: more than can have happened
-since it was logged, so that no number is used twice."""
+EVENTS_AHEAD = 1_000_000
+"""Each holder of a session counts its events in a range of its own: most of them are not logged, and no
+number may be used twice."""
+EVENTS_LOGGED = EVENTS_AHEAD // 2
+"""After so many the count is logged, so that a range is never left."""
 
 _source = msgspec.msgpack.Decoder(SourceSnapshot)
 
@@ -37,6 +39,7 @@ class Session:
     """
 
     __slots__ = (
+        "_logged_events",
         "_source",
         "announced",
         "changes",
@@ -72,9 +75,11 @@ class Session:
         self.window = AckWindow.restored(state.window) if state.window else AckWindow()
         self._source: EventSource | None = None
         self.logged_source: tuple[object, object] = (None, None)
+        self._logged_events = 0
         if recovered and state.source:
             source = self.source
-            source.events = max(1, source.events) + (EVENTS_AHEAD if source.events > 1 else 0)
+            source.events = max(source.events + EVENTS_AHEAD, generation * EVENTS_AHEAD)
+            self._logged_events = source.events
 
     def held(self, generation: int, revision: int) -> None:
         """The record says that it is held here in this generation: who has marked one of before is too
@@ -127,10 +132,15 @@ class Session:
 
     @property
     def source_changed(self) -> bool:
-        """Whether an event handler has said something that must outlive this gateway."""
+        """Whether an event handler has said something that must outlive this gateway, or very much has
+        happened."""
         source = self._source
-        return source is not None and self.logged_source != (source.state, source.cookies)
+        return source is not None and (
+            self.logged_source != (source.state, source.cookies)
+            or source.events - self._logged_events > EVENTS_LOGGED
+        )
 
     def packed_source(self) -> bytes:
         self.logged_source = (self.source.state, self.source.cookies)
+        self._logged_events = self.source.events
         return msgspec.msgpack.encode(self.source.snapshot())

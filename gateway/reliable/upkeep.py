@@ -172,10 +172,8 @@ class LostInboxes:
                     record = await self._records.read(session_id)
                     if record.ended or record.holder != gateway:
                         break
-                    if (
-                        await self._records.end(session_id, record.generation + 1, record.revision)
-                        is not None
-                    ):
+                    generation = record.generation + 1
+                    if await self._records.end(session_id, generation, gateway, record.revision):
                         ended += 1
                         break
 

@@ -40,8 +40,8 @@ class HeardByListeners:
     def left(self, connection: Told, group: str) -> None:
         self._handlers.left(connection, group)
 
-    def resumed(self, connection: Told) -> None:
-        self._handlers.resumed(connection)
+    async def resumed(self, connection: Told) -> None:
+        await self._handlers.resumed(connection)
 
     def moved(self, connection: Told) -> None:
         self._handlers.moved(connection)

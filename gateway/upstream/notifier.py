@@ -22,6 +22,7 @@ from gateway.notifications import Told
 from gateway.upstream.budget import Budget
 from gateway.upstream.clock import Clock, SystemClock
 from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
+from gateway.upstream.following import Following
 from gateway.upstream.given_up import GivenUp
 from gateway.upstream.outbox import RENEW_SECONDS, WRITERS, Outbox, Record
 from gateway.upstream.outcome import DeliveryFailure
@@ -48,6 +49,8 @@ TOTAL_BYTES = 128 * 1024 * 1024
 EVENT_BYTES = 1024
 """What an event costs beside its payload, roughly."""
 REFRESH_SECONDS = 2.0
+STORE_SECONDS = 5.0
+"""How long a session waits on its way here until it is stored that its end is owed."""
 NOT_TRIED = frozenset(("circuit_open", "overloaded", "not_ready"))
 ANSWERED = frozenset(("status", "bad_answer", "too_large"))
 
@@ -98,11 +101,13 @@ class Notifier:
         self._outbox.on_lost = self._lost
         self._schedule: Schedule[QueuedEvent] = Schedule(self._key_of_event, back_off, AT_ONCE, chance)
         self._unstored: dict[str, list[tuple[int, Waiting[QueuedEvent]]]] = {}
+        self._held: set[str] = set()  # records whose predecessors are looked for
         self._lives: dict[str, Record] = {}
         self._budget = Budget(UPSTREAM_BYTES, TOTAL_BYTES, EVENT_BYTES)
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._given_up = GivenUp(letters, self._outbox.open, self._clock)
+        self._following = Following(events, self._outbox.open)
         self._take_over = TakeOver(name, events, self._outbox, self, fate_of)
         self.delivered = 0
         self.unwanted = 0
@@ -152,17 +157,18 @@ class Notifier:
     def left(self, connection: Told, group: str) -> None:
         self._presence(connection, HandlerEvent("gp", "left", group))
 
-    def resumed(self, connection: Told) -> None:
+    async def resumed(self, connection: Told) -> None:
         if not self._upstream.wants(connection.hub, DISCONNECTED):
             return
         subject = life_subject(self.name, connection.id)
         # It may have been here before, and what is left of that is on its way out of the stream.
         record = self._outbox.records.get(subject) or Record(self.name, connection.id, subject)
         record.source = connection.source
+        record.follows = True
         self._owe(record, connection.source)
         self._lives[connection.id] = record
-        self._outbox.need()
         self._outbox.change(record)
+        await self._outbox.stored(record, STORE_SECONDS)
 
     def moved(self, connection: Told) -> None:
         record = self._lives.pop(connection.id, None)
@@ -178,7 +184,9 @@ class Notifier:
             number = source.next_id()
             record = self._lives.get(connection.id)
             if record is None or record.stored:
+                follows = record is not None and record.follows
                 record = Record(self.name, connection.id, event_subject(self.name, connection.id, number))
+                record.follows = follows
             # Otherwise in one record with `connected`: neither is stored without the other.
             if self._queue(record, source, event, number):
                 self._outbox.change(record)
@@ -244,6 +252,11 @@ class Notifier:
         waiting = self._unstored.get(record.subject)
         if waiting is None:
             return
+        if record.follows:
+            if record.subject not in self._held:
+                self._held.add(record.subject)
+                self._start(self._follow(record))
+            return
         later = []
         for version, one in waiting:
             if version <= record.stored:
@@ -256,6 +269,26 @@ class Notifier:
         else:
             del self._unstored[record.subject]
         self._wake.set()
+
+    async def _follow(self, record: Record) -> None:
+        """Its events count as stored once those of before have been told by whoever tells them."""
+
+        def first() -> int | None:
+            if self._outbox.records.get(record.subject) is not record:
+                return None
+            waiting = self._unstored.get(record.subject, ())
+            return min((one.number for _, one in waiting), default=None)
+
+        try:
+            follows = not await self._following.first(record, first)
+        finally:
+            self._held.discard(record.subject)
+        if not follows:
+            record.follows = False
+            life = self._lives.get(record.connection_id)
+            if life is not None:
+                life.follows = False
+            self._stored(record)
 
     def _lost(self, record: Record) -> None:
         """Another gateway decides about this record now."""
@@ -316,6 +349,8 @@ class Notifier:
         kind: Literal["gp", "sys"] = "gp" if context.name in ("joined", "left") else "sys"
         event = HandlerEvent(kind, context.name, context.group)
         hub = context.source.hub
+        if ".reliable." in (context.source.subprotocol or ""):
+            record.follows = True  # it may have come there from elsewhere
         return QueuedEvent(record, pending, hub, event, self._key_of(hub, event), None)
 
     # -- sending -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from gateway.upstream.source import EventSource
 from hubwire.bus.client import BusClient
 from hubwire.bus.event_log import VERSION, Document, EventLog, Pending
 from hubwire.bus.jetstream import StreamFull, StreamMissing
+from hubwire.bus.settle import settle
 from hubwire.model.errors import HubwireError, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,13 @@ class Record:
 
     `version` counts the changes, `stored` is the version that the stream has. `revision` is the stream's
     number of it, 0 before the first. `source` is there while the connection is a client of this process.
+    `follows`: other outboxes may have events of the connection that come first.
     """
 
     __slots__ = (
         "busy",
         "connection_id",
+        "follows",
         "outbox",
         "owed",
         "pending",
@@ -47,6 +50,7 @@ class Record:
         "told",
         "unsure",
         "version",
+        "watched",
         "written_at",
     )
 
@@ -60,6 +64,9 @@ class Record:
         self.version = 0
         self.stored = 0
         self.busy = False
+        self.follows = False
+        self.watched: list[asyncio.Future[None]] = []
+        """Who waits until it is stored."""
         self.unsure: set[bytes] = set()
         """What may have been stored without our hearing of it."""
         self.written_at = 0.0
@@ -121,6 +128,25 @@ class Outbox:
         self.need()
         self._enqueue(record)
 
+    async def stored(self, record: Record, seconds: float) -> None:
+        """Wait until the record is stored as it should be now. Raises Unavailable when it is not in time, or
+        is another gateway's."""
+        version = record.version
+        try:
+            async with asyncio.timeout(seconds):
+                while record.stored < version:
+                    future: asyncio.Future[None] = self._loop.create_future()
+                    record.watched.append(future)
+                    await future
+        except TimeoutError as error:
+            raise Unavailable("The queue of events takes nothing.") from error
+
+    @staticmethod
+    def _tell_watchers(record: Record, error: HubwireError | None = None) -> None:
+        watched, record.watched = record.watched, []
+        for future in watched:
+            settle(future, None, error)
+
     def _enqueue(self, record: Record) -> None:
         if not record.busy:
             record.busy = True
@@ -160,6 +186,7 @@ class Outbox:
             else:
                 record.revision = 0
             record.stored = version
+            self._tell_watchers(record)
             return
         # What is not needed while we are unsure is emptied first: that shows whether it is still ours, and
         # what of us is still on its way to the stream comes too late.
@@ -185,6 +212,7 @@ class Outbox:
         if needed:
             record.stored = version
             record.written_at = self._loop.time()
+            self._tell_watchers(record)
             self.on_stored(record)
 
     async def _settle(self, record: Record, data: bytes) -> None:
@@ -200,6 +228,7 @@ class Outbox:
         else:
             log.warning("event_record_lost", connection_id=record.connection_id, outbox=record.outbox)
             self.records.pop(record.subject, None)
+            self._tell_watchers(record, Unavailable("Another gateway has the record."))
             self.on_lost(record)
 
     def _tell_full(self, error: StreamFull) -> None:

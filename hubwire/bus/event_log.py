@@ -150,6 +150,13 @@ class EventLog:
         """The subjects of all records of an outbox."""
         return await self._subjects(f"hw.event.{outbox}.>")
 
+    async def elsewhere(self, outbox: str, connection_id: str) -> list[str]:
+        """The subjects of a connection's records in other outboxes than this one."""
+        own = f"hw.event.{outbox}."
+        lives = await self._subjects(f"hw.event.*.{connection_id}")
+        others = await self._subjects(f"hw.event.*.{connection_id}.*")
+        return [subject for subject in (*lives, *others) if not subject.startswith(own)]
+
     async def _subjects(self, pattern: str) -> list[str]:
         found: list[str] = []
         while True:

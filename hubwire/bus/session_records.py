@@ -2,8 +2,8 @@
 
 One stream, `hw_sessions`, that keeps the last message of each subject `hw.session.<connection id>`. A
 session has a record only once it moved, was attached again or ended; without one it is in generation 0,
-held by the gateway that made its id. A session that has ended has no holder; that is kept for a while, so
-that nobody brings it back, and then removed by the server.
+held by the gateway that made its id. A session that has ended has no holder, but says whose it was: that one
+owes its last event. It is kept for a while, so that nobody brings it back, and then removed by the server.
 
 Guarantee: a record changes by compare-and-set only, so of several that want a session one gets it.
 """
@@ -28,11 +28,13 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 
 
 class SessionRecord(NamedTuple):
-    """`revision` is what a change must name (0: there is no record)."""
+    """`revision` is what a change must name (0: there is no record). `ended_by`: the last holder of one that
+    has ended, else ""."""
 
     generation: int
     holder: str
     revision: int
+    ended_by: str = ""
 
     @property
     def ended(self) -> bool:
@@ -80,21 +82,15 @@ class SessionRecords:
         if found is None:
             return SessionRecord(0, maker, 0)
         try:
-            _, generation, holder = unpack(found.data)
-            if not isinstance(generation, int) or not isinstance(holder, str):
+            _, generation, holder, *rest = unpack(found.data)
+            ended_by = rest[0] if rest else ""
+            if not (isinstance(generation, int) and isinstance(holder, str) and isinstance(ended_by, str)):
                 raise TypeError("a generation and a holder are needed")
         except (InvalidRequest, ValueError, TypeError) as error:
             raise Unavailable(f"The record of {connection_id} cannot be read: {error}") from error
-        return SessionRecord(generation, holder, found.seq)
+        return SessionRecord(generation, holder, found.seq, ended_by)
 
-    async def change(
-        self,
-        connection_id: str,
-        generation: int,
-        holder: str,
-        revision: int,
-        ttl_seconds: int | None = None,
-    ) -> int | None:
+    async def change(self, connection_id: str, generation: int, holder: str, revision: int) -> int | None:
         """Replace the record that stands at `revision` (0: there is none). Its new revision, or None when it
         does not stand there: somebody else was first.
 
@@ -102,7 +98,25 @@ class SessionRecords:
         still be followed by this change. Only a later change from the same revision settles it. Raises
         StreamFull too.
         """
-        data = pack([VERSION, generation, holder])
+        return await self._put(connection_id, [VERSION, generation, holder], revision)
+
+    async def end(
+        self,
+        connection_id: str,
+        generation: int,
+        ended_by: str,
+        revision: int,
+        ttl_seconds: int = TOMBSTONE_SECONDS,
+    ) -> int | None:
+        """`change` to a session that has ended: nobody holds it, and it is forgotten after a while.
+        `ended_by` is its holder until now."""
+        record = [VERSION, generation, NOBODY, ended_by]
+        return await self._put(connection_id, record, revision, ttl_seconds)
+
+    async def _put(
+        self, connection_id: str, record: list[Any], revision: int, ttl_seconds: int | None = None
+    ) -> int | None:
+        data = pack(record)
         subject = session_subject(connection_id)
         try:
             return await store(self._bus, subject, data, revision, ttl_seconds=ttl_seconds)
@@ -112,7 +126,3 @@ class SessionRecords:
             return await store(self._bus, subject, data, revision, ttl_seconds=ttl_seconds)
         except StreamMissing as error:
             raise Unavailable("The records of sessions have no leader.") from error
-
-    async def end(self, connection_id: str, generation: int, revision: int) -> int | None:
-        """`change` to a session that has ended: nobody holds it, and it is forgotten after a while."""
-        return await self.change(connection_id, generation, NOBODY, revision, TOMBSTONE_SECONDS)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from support.members import HUB, until
 from support.nats import NatsServer
+from support.notified import application, behind, eventually
 from support.observer import Observer, observe
 from support.processes import KEY, Fleet, Service
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,6 +20,7 @@ from websockets.typing import Subprotocol
 
 from controlplane.ports import Target
 from hubwire.model.message import DataType, Message
+from hubwire.model.names import gateway_of
 from hubwire.model.tokens import sign_client_token
 
 RELIABLE = Subprotocol("json.reliable.webpubsub.azure.v1")
@@ -27,6 +29,7 @@ RELIABLE = Subprotocol("json.reliable.webpubsub.azure.v1")
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with NatsServer(tmp_path) as nats, Fleet(tmp_path, [nats.url]) as fleet:
+        fleet.config = fleet.config.replace(upstream_addresses="any")
         fleet.start_all("router", "gateway", "gateway")
         yield fleet
 
@@ -121,3 +124,38 @@ async def test_of_a_lost_gateway_nothing_exists_that_was_not_there(fleet: Fleet,
     other = Target("connection", "x" * 10 + connected["connectionId"][10:])
     assert not await observer.cluster.exists(HUB, other)
     assert not await observer.cluster.exists(HUB, Target("user", "bob"))
+
+
+async def test_the_end_of_a_session_that_came_from_a_killed_gateway_is_told_once(fleet: Fleet) -> None:
+    """It ends at its second gateway before anybody has looked at what the first one has left."""
+    here, there = fleet.services[1:3]
+    async with application() as app, behind(fleet.config) as cluster:
+        await cluster.handle(app.url)
+        socket, connected = await open_session(here, "ada", "room")
+        await until(lambda: len(app.of("connected")) == 1, 20, "the handler has heard of the client")
+        owed = f"hw.event.{here_of(connected)}.{connected['connectionId']}"
+
+        async def stored() -> bool:
+            return await cluster.events.read(owed) is not None
+
+        async def worked_off() -> bool:
+            return here_of(connected) not in await cluster.events.outboxes()
+
+        await eventually(stored, 20)
+        here.kill()
+        await socket.wait_closed()
+        socket = await come_back(there, connected)
+        await socket.recv()
+        await socket.close(1000)
+        await until(lambda: len(app.of("disconnected")) >= 1, 20, "the end is told")
+        await eventually(worked_off, 60)
+        await cluster.until_nothing_waits(30)
+        assert [each.connection_id for each in app.of("disconnected")] == [connected["connectionId"]]
+        app.assert_in_order()
+
+
+def here_of(connected: dict[str, str]) -> str:
+    """The gateway that has made the connection id."""
+    maker = gateway_of(connected["connectionId"])
+    assert maker is not None
+    return maker

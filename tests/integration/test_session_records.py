@@ -67,13 +67,13 @@ async def test_a_session_that_has_ended_has_no_holder_and_is_forgotten_after_a_w
 ) -> None:
     first = await records.change(SESSION, 1, OTHER, 0)
     assert first is not None
-    assert await records.end(SESSION, 1, 0) is None, "it moved: whose record is older cannot end it"
-    ended = await records.end(SESSION, 1, first)
+    assert await records.end(SESSION, 1, MAKER, 0) is None, "it moved: whose record is older cannot end it"
+    ended = await records.end(SESSION, 1, OTHER, first)
     assert ended is not None
     record = await records.read(SESSION)
-    assert record == SessionRecord(1, NOBODY, ended)
+    assert record == SessionRecord(1, NOBODY, ended, OTHER), "and says whose it was"
     assert record.ended
-    again = await records.change(SESSION, 1, NOBODY, ended, ttl_seconds=1)
+    again = await records.end(SESSION, 1, OTHER, ended, ttl_seconds=1)
     assert again is not None
     async with asyncio.timeout(10):
         while (await records.read(SESSION)).ended:  # noqa: ASYNC110 (the server tells nobody)

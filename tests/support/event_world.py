@@ -120,6 +120,15 @@ class Events:
         await self._asked()
         return [each for each in self._stream.messages if each.startswith(f"hw.event.{outbox}.")]
 
+    async def elsewhere(self, outbox: str, connection_id: str) -> list[str]:
+        await self._asked()
+        parts = ((each, each.split(".")) for each in self._stream.messages)
+        return [
+            each
+            for each, names in parts
+            if names[1] == "event" and names[2] != outbox and names[3] == connection_id
+        ]
+
     async def outboxes(self) -> list[str]:
         return [each[10:] for each in self._stream.messages if each.startswith("hw.outbox.")]
 

@@ -102,7 +102,7 @@ class _Told:
         self._world.told_over[connection.id] += 1
         self.owed.discard(connection.id)
 
-    def resumed(self, connection: Told) -> None:
+    async def resumed(self, connection: Told) -> None:
         self.owed.add(connection.id)
 
     def moved(self, connection: Told) -> None:
@@ -289,7 +289,7 @@ class ReliableWorld(World):
         if not subject.startswith("hw.session."):
             return
         session_id = subject.removeprefix("hw.session.")
-        _, generation, holder = unpack(data)
+        _, generation, holder, *_ = unpack(data)
         self.note(f"record of {session_id}: {generation} {holder or 'ended'}")
         self.check(not self.ended[session_id], f"{session_id} was changed after its end")
         if not holder:

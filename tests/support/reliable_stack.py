@@ -247,8 +247,8 @@ class Records:
             raise Unavailable("No answer.")
         return found
 
-    async def end(self, connection_id: str, generation: int, revision: int) -> int | None:
-        return await self._records.end(connection_id, generation, revision)
+    async def end(self, connection_id: str, *arguments: Any) -> int | None:
+        return await self._records.end(connection_id, *arguments)
 
 
 async def dial(port: int) -> Raw:

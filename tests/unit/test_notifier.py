@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.event_world import Bus, Events, World
+from support.event_world import Bus, Client, Events, World
 from support.virtual_time import run
 
 from gateway.upstream import notifier
+from gateway.upstream.contexts import NotificationContext
 from gateway.upstream.outbox import Outbox, Record
 from hubwire.model.errors import Unavailable
 from hubwire.model.settings import HubSettings
@@ -297,7 +298,7 @@ def test_a_session_that_goes_and_comes_back_has_its_end_told_once(seed: int) -> 
             await asyncio.sleep(world.chance.uniform(0, 0.03))
             for client in clients:
                 client.source.next_id()  # something happened elsewhere
-                gateway.notifier.resumed(client)
+                await gateway.notifier.resumed(client)
             await asyncio.sleep(3)
             await gateway.kill()
             await world.until(world.settled)
@@ -307,3 +308,48 @@ def test_a_session_that_goes_and_comes_back_has_its_end_told_once(seed: int) -> 
             await world.close()
 
     run(whole())
+
+
+@in_a_world
+async def test_what_a_gateway_of_before_has_not_told_comes_before_what_the_next_one_tells(
+    world: World,
+) -> None:
+    before, after = world.gateway("g1"), world.gateway("g2")
+    answers = asyncio.Event()
+    notify = before.upstream.notify
+
+    async def hang(context: NotificationContext) -> Any:
+        await answers.wait()
+        return await notify(context)
+
+    before.upstream.notify = hang  # type: ignore[method-assign]
+    before.open("c1")
+    await asyncio.sleep(3)
+    there: Any = Client("c1")
+    there.source.events = 1000
+    await after.notifier.resumed(there)
+    before.notifier.moved(before.clients.pop("c1"))
+    after.notifier.joined(there, "room")
+    after.notifier.over(there, "bye")
+    await asyncio.sleep(60)
+    assert names(world, "c1") == []
+    answers.set()
+    await world.until(world.settled)
+    assert names(world, "c1") == ["connected", "joined", "disconnected"]
+
+
+@in_a_world
+async def test_a_session_does_not_come_to_a_gateway_that_could_not_store_that_it_owes_its_end(
+    world: World,
+) -> None:
+    gateway = world.gateway("g1")
+    gateway.open("c0")
+    await asyncio.sleep(3)
+    client: Any = Client("c1")
+    gateway.valid = False
+    await asyncio.sleep(1)
+    with pytest.raises(Unavailable):
+        await gateway.notifier.resumed(client)
+    gateway.valid = True
+    await gateway.notifier.resumed(client)
+    assert "hw.event.g1.c1" in world.stream.messages
