@@ -114,7 +114,7 @@ def _figures(result: dict[str, Any]) -> str:
 
 
 def _profile(result: dict[str, Any]) -> str:
-    parts = []
+    parts = [f"\nBeside a profiler, `{result['profile_command']}`:"] if "profile" in result else []
     for process, functions in result.get("profile", {}).items():
         parts.append(
             f"\nWhere the CPU of the {process} goes (share of samples, innermost Python function):\n"

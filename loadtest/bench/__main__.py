@@ -31,9 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("rows", nargs="*", help="names of rows, or all, or peers")
     parser.add_argument("--runs", type=int, help="default: 5; 3 when short")
     parser.add_argument("--short", action="store_true", help="less of everything, for a first look")
-    parser.add_argument("--keep", action="store_true", help="keep the results in loadtest/results")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep results in loadtest/results; with --profile only that"
+    )
     parser.add_argument("--compare", action="store_true", help="with the results that are kept")
-    parser.add_argument("--profile", action="store_true", help="where the CPU goes, by function (py-spy)")
+    parser.add_argument("--profile", action="store_true", help="where CPU goes, by function (py-spy)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--peers", help="only these, comma separated; none for none")
     for name, kind in (("members", int), ("rounds", int), ("clients", int), ("calls", int)):
@@ -89,11 +91,17 @@ def run_rows(rows: Sequence[Row], runs: int, options: Options, command: str) -> 
                 "machine": facts,
                 "peers": known,
                 "not_measured": dict(options.missing),
-                **({"profile": shares(samples[row.name])} if options.profile else {}),
+                **_profile(samples[row.name], f"{row.name}{command}" if options.profile else ""),
             },
         )
         for row in rows
     ]
+
+
+def _profile(samples: dict[str, Counter[str]], command: str) -> dict[str, Any]:
+    """Of a row that was run with --profile, else nothing."""
+    said = f"python -m loadtest.bench {command} --profile"
+    return {"profile": shares(samples), "profile_command": said} if command else {}
 
 
 def say(found: dict[str, Any]) -> None:
@@ -117,6 +125,10 @@ def _command(args: argparse.Namespace) -> str:
         if getattr(args, name) is not None
     ]
     return (" --short" if args.short else "") + "".join(known)
+
+
+def _profile_of(found: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: found[key] for key in ("profile", "profile_command") if key in found} if found else {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,8 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = results.read(one["name"])
         if args.compare and before is not None:
             complaints += results.worse(one, before)
-        if args.keep:
-            results.write(one)
+        if args.keep and not args.profile:
+            results.write({**one, **_profile_of(before)})
+        elif args.keep and before is not None:  # figures beside a profiler are no result, the profile is
+            results.write({**before, **_profile_of(one)})
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     return 1 if complaints else 0
