@@ -30,6 +30,7 @@ from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import NatsEndpoint
 from hubwire.runtime.bus_meters import BusWatch
 from hubwire.runtime.health import bus_check, lease_check
+from hubwire.runtime.key_age import keep_reconnection_keys_young
 from hubwire.runtime.leases import Lease
 from hubwire.runtime.listen import BACKLOG, open_listener
 from hubwire.runtime.observed import Insight, run_observed
@@ -161,6 +162,7 @@ async def serve(
                 background.append(tasks.create_task(service.reliable.run(), name="reliable sessions"))
             try:
                 await _listen(worker, stop, make_http)
+                tasks.create_task(keep_reconnection_keys_young(settings), name="reconnection keys"),
             finally:
                 await end_tasks(background)
         await lease.release()

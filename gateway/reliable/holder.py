@@ -199,6 +199,8 @@ class Holder:
 
     def acked(self, connection: ReliableConnection, sequence_id: int) -> None:
         session = connection.session
+            if session.id in self._dirty:
+                self.log_acks()  # its client may come to another gateway before the next tick
         if session.connection is connection:
             session.state.ack(sequence_id)
             session.judged = True

@@ -37,6 +37,7 @@ from hubwire.bus.settings_records import (
     new_access_key,
     new_access_keys,
     next_reconnection_keys,
+    rotated_reconnection_keys,
     value_key,
 )
 from hubwire.bus.settings_watch import Watch, bind_bucket
@@ -202,6 +203,17 @@ class SettingsStore(KnownSettings):
             known = present if isinstance(present, ReconnectionKeys) else None
             after = next_reconnection_keys(known, now)
             return _KEEP if after is known else after
+
+        await self._write(RECONNECTION_KEY, "", decide)
+        return self.reconnection_keys
+
+    async def rotate_reconnection_key(self, now: float, *, force: bool = False) -> ReconnectionKeys:
+        """A new key signs from now on; the one that did goes on verifying. Raises Conflict, see
+        `rotated_reconnection_keys`."""
+
+        def decide(present: Any) -> ReconnectionKeys:
+            known = present if isinstance(present, ReconnectionKeys) else None
+            return rotated_reconnection_keys(known, now, force)
 
         await self._write(RECONNECTION_KEY, "", decide)
         return self.reconnection_keys

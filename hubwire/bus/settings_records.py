@@ -17,8 +17,8 @@ from typing import NamedTuple
 import msgspec
 
 from hubwire.model.cluster_settings import ClusterSettings
-from hubwire.model.errors import InternalError
-from hubwire.model.limits import RECONNECTION_KEY_SECONDS
+from hubwire.model.errors import Conflict, InternalError
+from hubwire.model.limits import RECONNECTION_KEY_SECONDS, RECONNECTION_TOKEN_SECONDS
 from hubwire.model.settings import AccessKeys, HubSettings, ReconnectionKeys
 
 KEYS_KEY = "keys"
@@ -109,4 +109,19 @@ def next_reconnection_keys(present: ReconnectionKeys | None, now: float) -> Reco
         return ReconnectionKeys(new_access_key(), "", int(now))
     if now < present.made_at + RECONNECTION_KEY_SECONDS:
         return present
+    return ReconnectionKeys(new_access_key(), present.current, int(now))
+
+
+def rotated_reconnection_keys(present: ReconnectionKeys | None, now: float, force: bool) -> ReconnectionKeys:
+    """The next keys, however old those are. Two verify, so one more change within the life of a token would
+    end sessions that could be recovered: that raises Conflict unless it is forced. `now` in Unix seconds."""
+    if present is None or not present.current:
+        return ReconnectionKeys(new_access_key(), "", int(now))
+    until = present.made_at + RECONNECTION_TOKEN_SECONDS
+    if present.previous and now < until and not force:
+        days = int((until - now) // 86_400) + 1
+        raise Conflict(
+            "Clients may still hold reconnection tokens of the key before the one that signs now, for up to "
+            f"{days} more days; they could not recover any more. Wait, or force it."
+        )
     return ReconnectionKeys(new_access_key(), present.current, int(now))

@@ -28,10 +28,20 @@ def configure(parser: ArgumentParser) -> None:
     one = actions.add_parser("regenerate", help="replace one key; what it signed stops to work at once")
     one.add_argument("key", choices=("primary", "secondary", "salt"), help="which")
     _common(one)
+    _rotation(actions.add_parser("rotate-reconnection", help="let a new key sign reconnection tokens"))
     one.epilog = (
         "To rotate without a gap: move clients to the secondary connection string, regenerate primary, move "
         "them back, regenerate secondary."
     )
+
+
+def _rotation(parser: ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="even if clients then cannot recover")
+    parser.epilog = (
+        "Tokens of the key before hold until they expire, a week at most; so this can be done once a week. "
+        "With --force, twice in a row: then no token that was issued before is good any more."
+    )
+    _common(parser)
 
 
 def _common(parser: ArgumentParser) -> None:
@@ -41,6 +51,8 @@ def _common(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> int:
+    if args.action == "rotate-reconnection":
+        return _rotate_reconnection(args, out)
     target = _service(args)
     if target is None:
         return _run_by_nats(args, out)
@@ -76,6 +88,26 @@ def _service(args: Namespace) -> ServiceTarget | None:
     except HubwireError:
         if nats_config(args, None) is None:
             raise
+        return None
+
+
+def _rotate_reconnection(args: Namespace, out: Output) -> int:
+    from hubwire.cli.keys_nats import rotate_reconnection_key
+
+    config = nats_config(args, None if args.nats_servers else _local(args))
+    if config is None:
+        raise InvalidRequest("These keys are reached over NATS alone: give --nats.")
+    quiet_libraries()
+    asyncio.run(rotate_reconnection_key(config, force=args.force))
+    out.result({"rotated": True}, "A new key signs reconnection tokens. Those of the key before still hold.")
+    return 0
+
+
+def _local(args: Namespace) -> ServiceTarget | None:
+    """The service of a `hubwire up` here, if there is one."""
+    try:
+        return find_target(args)
+    except HubwireError:
         return None
 
 

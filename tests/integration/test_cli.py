@@ -328,6 +328,10 @@ def test_keys_that_a_cluster_made_itself_are_read_and_replaced_in_its_nats(tmp_p
         assert shown["primaryConnectionString"] == expected
         changed = result(here, "keys", "regenerate", "secondary", *given)
         assert changed["primaryKey"] == made.primary
+        assert result(here, "keys", "rotate-reconnection", *given) == {"rotated": True}
+        soon = hubwire(here, "keys", "rotate-reconnection", *given, fails=True)
+        assert "more days" in soon.stderr
+        assert result(here, "keys", "rotate-reconnection", "--force", *given) == {"rotated": True}
         assert changed["secondaryKey"] not in (made.secondary, "")
         assert result(here, "keys", "show", *given) == changed
 

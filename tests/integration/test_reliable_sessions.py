@@ -11,6 +11,7 @@ from support.reliable_stack import HUB, ReliableStack, until
 import gateway.reliable.ends
 import gateway.reliable.logs
 import gateway.reliable.moves
+from gateway.reliable.holder import Holder
 from hubwire.bus.inbox import inbox_is_gone
 from hubwire.model.errors import PermissionDenied, Unavailable
 from hubwire.model.names import new_connection_id
@@ -703,3 +704,22 @@ async def test_a_flood_of_acknowledgements_is_one_entry_a_second(one):
     await alice.publish("room", "1")
     await alice.has("1")
     assert here.sessions.holder.log.writer.entries_stored - before < 20
+
+
+async def test_what_a_client_acknowledges_before_it_moves_at_once_is_not_replayed(two, monkeypatch):
+    monkeypatch.setattr(Holder, "tick", lambda _holder: None)  # that would log it too, a second later
+    first, second = two.places
+    alice = await two.reliable("alice", at=first, groups=["room"])
+    bob = await two.reliable("bob", at=second)
+    await bob.publish("room", "1")
+    await alice.has("1")
+    alice.acknowledge(1)
+    await until(lambda: alice.session(first).state.acked == 1, 20)
+    alice.cut()
+    await until(lambda: alice.session(first).connection is None, 20)
+    await alice.recover(second)
+    assert not alice.session(second).state.unacked
+    await bob.publish("room", "2")
+    assert (await alice.read())["sequenceId"] == 2
+    alice.close()
+    bob.close()

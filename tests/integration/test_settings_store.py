@@ -17,8 +17,11 @@ from nats.aio.client import Client
 from hubwire.bus.settings import BUCKET, SettingsStore, new_access_keys
 from hubwire.bus.settings_records import decode_stored, encode_stored, hub_key
 from hubwire.model.cluster_settings import ClusterSettings, RestLimits, changed, overlaid
-from hubwire.model.errors import InternalError, InvalidRequest, Unavailable
+from hubwire.model.errors import Conflict, InternalError, InvalidRequest, Unauthenticated, Unavailable
+from hubwire.model.reconnection import check_reconnection_token, issue_reconnection_token
 from hubwire.model.settings import AccessKeys, EventHandler, HubLimits, HubSettings
+from hubwire.runtime.key_age import keep_reconnection_keys_young
+from hubwire.runtime.service import end_tasks
 
 SERVER = Path(sys.executable).with_name("nats-server")
 ODD_HUB = "My`hub,[1].x_"
@@ -380,3 +383,42 @@ async def test_reconnection_keys_are_agreed_on_rotate_and_outlive_a_change_of_ac
         assert turned[0] == turned[1] == turned[2]
         assert turned[0].both[1:] == (made[0].current,)
         await until(lambda: third.reconnection_keys == turned[0])
+
+
+async def test_a_new_reconnection_key_can_be_asked_for_and_tokens_of_the_one_before_hold_until_they_expire(
+    server: Server,
+) -> None:
+    now, week = 1_700_000_000.0, 7 * 24 * 3600
+    async with a_store(server) as store:
+        first = await store.ensure_reconnection_keys(now)
+        token = issue_reconnection_token(first.current, connection_id="c1", hub="chat", now=now)
+
+        def check(at: float) -> None:
+            keys = store.reconnection_keys.both
+            check_reconnection_token(token, keys=keys, connection_id="c1", hub="chat", now=at)
+
+        second = await store.rotate_reconnection_key(now)
+        assert second.both == (second.current, first.current)
+        check(now + week - 1)
+        with pytest.raises(Unauthenticated):
+            check(now + week + 3600)
+        with pytest.raises(Conflict, match="7 more days"):
+            await store.rotate_reconnection_key(now + 1)
+        check(now + 1)
+        third = await store.rotate_reconnection_key(now + 1, force=True)
+        assert third.both == (third.current, second.current)
+        with pytest.raises(Unauthenticated):
+            check(now + 1)
+        assert (await store.rotate_reconnection_key(now + 1 + week)).both[1:] == (third.current,)
+
+
+async def test_a_process_that_runs_for_long_makes_the_next_reconnection_key(server: Server) -> None:
+    now, month = 1_700_000_000.0, 30 * 24 * 3600
+    async with a_store(server) as store:
+        first = await store.ensure_reconnection_keys(now)
+        keeping = asyncio.create_task(keep_reconnection_keys_young(store, lambda: now + month, 0.0))
+        try:
+            await until(lambda: store.reconnection_keys != first)
+            assert store.reconnection_keys.both[1:] == (first.current,)
+        finally:
+            await end_tasks([keeping])
