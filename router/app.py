@@ -42,7 +42,7 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
     """Run one router until told to stop, or until its lease is lost (this run's name is used up then)."""
     name = new_run_name()
     insight = insight or Insight.unseen()
-    health, meters = insight
+    health, meters, traces = insight
     health.begin()
     log.info("router_starting", router=name)
     bus = await connect_bus(config, f"router-{name}", stop)
@@ -50,10 +50,10 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
     store, owners = open_owners(bus, config)
     lease = Lease(bus, "router", name, LEASE_SECONDS, memory=memory, replicas=replicas, strict=True)
     lease.on_lost = lambda: stop.now("the lease was lost")
-    routers = LeaseWatch(bus, "router", default_ttl=LEASE_SECONDS, judges=True)
+    routers = LeaseWatch(bus, "router", default_ttl=LEASE_SECONDS, judges=True, own=name)
     gateways = LeaseWatch(bus, "gateway", default_ttl=config.lease_seconds, judges=True)
     ownership = Ownership(bus, lease, owners, store, routers, gateways, sole_router=config.sole_router)
-    service = RouterService(bus, lease, ownership, gateways)
+    service = RouterService(bus, lease, ownership, gateways, traces)
     events = EventLog(bus, memory=memory, replicas=replicas)
     sweep = Sweep(
         bus,

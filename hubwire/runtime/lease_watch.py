@@ -44,11 +44,17 @@ class LeaseWatch:
     `alive` is a set that changes in place; listeners are called after each change. With `judges` this
     process ends the leases of those that have fallen silent, and then everybody knows it for certain;
     without, it only believes what it hears, or does not hear.
+
+    `own` is the name of this process's own lease, which it leaves to the others to judge: a process that
+    stood still has heard nothing of itself, and if nobody else ended its lease meanwhile it goes on.
     """
 
-    def __init__(self, bus: BusClient, role: str, *, default_ttl: float, judges: bool = False) -> None:
+    def __init__(
+        self, bus: BusClient, role: str, *, default_ttl: float, judges: bool = False, own: str = ""
+    ) -> None:
         self._bus = bus
         self._role = role
+        self._own = own
         self._loop = asyncio.get_running_loop()
         self._default_ttl = default_ttl
         self._judges = judges
@@ -184,7 +190,7 @@ class LeaseWatch:
             elif entry.renewal > seen.count:
                 seen.count, seen.heard = entry.renewal, self._loop.time()  # renewals that we did not hear
                 seen.ttl = entry.ttl
-            elif self._overdue(seen) and not seen.ended:
+            elif name != self._own and self._overdue(seen) and not seen.ended:
                 if not self._judges:
                     self._gone(name)
                 elif await self._end(name, seen, entry):
@@ -260,7 +266,7 @@ class LeaseWatch:
                         self._start(self._list())
                     for name, seen in [*self._seen.items()]:
                         waits = name in self.alive or (self._judges and not seen.ended)
-                        if waits and not seen.busy and self._overdue(seen):
+                        if waits and name != self._own and not seen.busy and self._overdue(seen):
                             self._start(self._check(name, seen))
                     if len(self._seen) > 4096:
                         self._forget_old()

@@ -214,7 +214,9 @@ def test_what_the_chat_in_python_cannot_read_is_refused_at_once(connection_strin
         for text in ("event say hi", "event say [1]", 'event say {"txt": 1}'):
             assert "failed: event say" in typed_by_a_client(connection_string, "chat_python", text)
         told = json.loads(hubwire(connection_string, "events", "failures", "chat_python", "--json"))["value"]
-        assert [(each["event"], each["status"], each["attempts"]) for each in told] == [("say", 400, 1)] * 3
+        # The hub is named by the example, so refusals of other tests' clients are in the list as well.
+        said = [(each["status"], each["attempts"]) for each in told if each["event"] == "say"]
+        assert said == [(400, 1)] * 3
 
 
 def typed_by_a_client(connection_string: str, hub: str, text: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.timeout(660)  # a machine that has other work counts too
 @pytest.mark.parametrize(("first", "last"), [(1, 4), (5, 8)])
 def test_routers_gateways_and_nats_fail_in_many_ways_and_every_promise_holds(first: int, last: int) -> None:
     run = subprocess.run(
@@ -21,7 +22,7 @@ def test_routers_gateways_and_nats_fail_in_many_ways_and_every_promise_holds(fir
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr[-3000:]}"

@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.timeout(660)  # a machine that has other work counts too
 @pytest.mark.parametrize(("first", "last"), [(1, 12), (13, 24)])
 def test_sessions_move_and_everything_fails_and_every_promise_holds(first: int, last: int) -> None:
     run = subprocess.run(
@@ -21,7 +22,7 @@ def test_sessions_move_and_everything_fails_and_every_promise_holds(first: int, 
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, f"{run.stdout[-6000:]}\n{run.stderr[-3000:]}"

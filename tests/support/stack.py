@@ -178,7 +178,8 @@ class Stack:
             durability="memory",
             sole_router=True,
             port=self.port,
-            **{"drain_seconds": 1.0, **self._more},
+            # A gateway that ends because the machine stood still would end the test with it.
+            **{"drain_seconds": 1.0, "lease_seconds": 30.0, **self._more},
         )
         self._config = config
         started = asyncio.get_running_loop().create_future()
@@ -189,7 +190,7 @@ class Stack:
             return Http(None, _nothing)
 
         self._tasks = [
-            asyncio.create_task(router.app.serve(config, self._stops[0])),
+            asyncio.create_task(_run_router(config, self._stops[0])),
             asyncio.create_task(gateway.app.serve(config, self._stops[1], note, limits=self.limits)),
         ]
         done, _ = await asyncio.wait({started, *self._tasks}, timeout=30, return_when="FIRST_COMPLETED")
@@ -209,7 +210,7 @@ class Stack:
     def start_router(self) -> None:
         """Another one, which owns everything soon."""
         self._stops[0] = Stop()
-        self._tasks[0] = asyncio.create_task(router.app.serve(self._config, self._stops[0]))
+        self._tasks[0] = asyncio.create_task(_run_router(self._config, self._stops[0]))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -319,6 +320,12 @@ class Stack:
 def run(coroutine: Awaitable[Any]) -> Any:
     """For tests that need an event loop of their own."""
     return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+async def _run_router(config: ProcessConfig, stop: Stop) -> None:
+    """As the process does: its lease is short, and lost on a machine that stands still for a moment."""
+    while not stop.told:
+        await router.app.serve(config, stop.for_one_run())
 
 
 async def _nothing() -> None:

@@ -63,6 +63,39 @@ class Reader(Node):
         await self.watch.run()
 
 
+class Judge(Node):
+    """As a router: it has a lease, and judges those of its role."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, "router")
+        self.name = name
+        self.lost = 0
+        self.lease: Lease
+        self.watch: LeaseWatch
+        self.start(self._run())
+        world.nodes.append(self)
+
+    async def _run(self) -> None:
+        self.bus = SimBus(self)
+        self.bus.connect()
+        watch: Any = LeaseWatch
+        lease: Any = Lease
+        self.watch = watch(self.bus, "router", default_ttl=TTL, judges=True, own=self.name)
+        clock = lambda: self.world.now  # noqa: E731
+        self.lease = lease(
+            self.bus, "router", self.name, TTL, memory=True, replicas=1, strict=True, clock=clock
+        )
+        self.lease.on_lost = self._on_lost
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.watch.run())
+            await self.watch.ready()
+            await self.lease.acquire()
+            tasks.create_task(self.lease.run())
+
+    def _on_lost(self) -> None:
+        self.lost += 1
+
+
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World(1)
@@ -285,6 +318,35 @@ def test_a_reader_that_slept_does_not_believe_the_others_gone(world: World) -> N
     world.run(15)
     assert reader.heard == [("a", True)]
     assert not holder.lost
+
+
+@pytest.mark.parametrize("asleep", [0.3, 0.6, 1.3, 1.5, 3.0])
+def test_nobody_ends_a_lease_of_its_own(world: World, asleep: float) -> None:
+    """A sole router on a machine that stood still again and again had no renewal stored in time, found its
+    own lease overdue, and started over."""
+    judge = Judge(world, "a")
+    world.run(2)
+    for step in range(60):
+        world.nats.slow = 0.3
+        for _ in range(10):
+            world.run(0.002 * step)
+            judge.pause(asleep)
+            world.run(asleep)
+        world.nats.slow = 0.0
+        step_until(world, lambda: judge.lease.valid)
+        assert not judge.lost
+    assert judge.watch.alive == {"a"}
+
+
+def test_one_that_judges_is_judged_by_the_others(world: World) -> None:
+    judge, other = Judge(world, "a"), Judge(world, "b")
+    world.run(2)
+    judge.pause(10)
+    step_until(world, lambda: other.watch.certainly_ended("a"))
+    step_until(world, lambda: judge.lost)
+    assert not judge.lease.valid
+    assert other.lease.valid
+    step_until(world, lambda: "a" not in judge.watch.alive)
 
 
 def test_an_attempt_to_end_a_lease_is_not_believed(world: World) -> None:
