@@ -50,6 +50,18 @@ browser examples: $(VENV)/test.stamp js-deps browser-deps
 $(KINDS): ## one kind of tests
 	$(BIN)/pytest tests/$@ $(ARGS)
 
+# LOAD is called with an image's name and brings it into the cluster; INSIDE runs a command where the names of
+# Services resolve (nothing when they do here). kubectl and helm are those of the environment.
+LOAD ?= kind load docker-image
+INSIDE ?=
+.PHONY: kube-test
+kube-test: $(VENV)/test.stamp js-deps ## the chart in a real cluster, under load (IMAGE, LOAD, INSIDE; docs/kubernetes.md)
+	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)
+	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-2
+	$(LOAD) $(IMAGE)
+	$(LOAD) $(IMAGE)-2
+	cd tests && $(INSIDE) $(abspath $(BIN))/python -m kube.rolling --image $(IMAGE) --other-image $(IMAGE)-2 $(ARGS)
+
 MINUTES ?=
 .PHONY: chaos
 chaos: $(VENV)/test.stamp ## tests of faults; with MINUTES=15, random ones for so long, and a table of what became of it
