@@ -50,3 +50,12 @@ def test_chart_and_package_have_one_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == version
+
+
+def test_the_image_has_every_package() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = (ROOT / "Dockerfile").read_text().splitlines()
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    for package in wheel["packages"]:
+        assert f"COPY {package} {package}" in copied
+        assert f"!{package}" in sent

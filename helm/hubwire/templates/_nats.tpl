@@ -1,4 +1,4 @@
-{{/* The servers' configuration. The documented permissions (docs/operations.md, "NATS"), and no more. */}}
+{{/* The configuration of the servers: an account for this installation alone, with a user for its processes. */}}
 {{- define "hubwire.natsConfig" -}}
 {{- $full := include "hubwire.fullname" . -}}
 server_name: $POD_NAME
