@@ -157,12 +157,12 @@ async def serve(
                 tasks.create_task(service.run(), name="bus"),
                 tasks.create_task(service.keepalive.run(), name="keep-alive"),
                 tasks.create_task(notifier.run(), name="notifications"),
+                tasks.create_task(keep_reconnection_keys_young(settings), name="reconnection keys"),
             ]
             if service.reliable is not None:
                 background.append(tasks.create_task(service.reliable.run(), name="reliable sessions"))
             try:
                 await _listen(worker, stop, make_http)
-                tasks.create_task(keep_reconnection_keys_young(settings), name="reconnection keys"),
             finally:
                 await end_tasks(background)
         await lease.release()

@@ -196,11 +196,11 @@ class Holder:
             self.end(session, category, reason)
         elif not session.over:
             self.keep(session)
+            if session.id in self._dirty:
+                self.log_acks()  # its client may come to another gateway before the next tick
 
     def acked(self, connection: ReliableConnection, sequence_id: int) -> None:
         session = connection.session
-            if session.id in self._dirty:
-                self.log_acks()  # its client may come to another gateway before the next tick
         if session.connection is connection:
             session.state.ack(sequence_id)
             session.judged = True
