@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadtest.bench import machine, peers, results
+from loadtest.bench.measured_processes import end_in_order
 from loadtest.bench.profile import shares
 from loadtest.bench.rows import Options, Run
 from loadtest.bench.table import ROWS, Row
@@ -134,6 +135,7 @@ def _profile_of(found: dict[str, Any] | None) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when all was measured, 1 when a row became worse, 2 when there is no such row."""
     args = _parser().parse_args(argv)
+    end_in_order()
     by_name = {row.name: row for row in ROWS}
     if args.rows == ["peers"]:
         for name, version in versions().items():

@@ -21,7 +21,7 @@ from typing import Any
 
 from loadtest.bench import machine, results
 from loadtest.bench.floor import floor
-from loadtest.bench.measured_processes import Processes, free_port
+from loadtest.bench.measured_processes import Processes, end_in_order, free_port
 from loadtest.bench.targets import KEY, ROOT, Target, hubwire_dialect, until_served
 from loadtest.bench.targets import client_paths as paths
 
@@ -219,6 +219,7 @@ def main() -> None:
         parser.error(
             "--clients must be a multiple of ten times --processes: groups are not shared by processes"
         )
+    end_in_order()
     load = machine.load()
     found = flat(measure(a))
     send = float(floor(1000, 100, 301)["us"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -48,6 +49,15 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def end_in_order() -> None:
+    """SIGTERM ends this process as Ctrl-C does: what it has started is ended first."""
+
+    def told(*_: object) -> None:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, told)
+
+
 class Processes:
     """Named processes with a folder of their own, which goes with them. A context manager."""
 
@@ -85,6 +95,11 @@ class Processes:
             time.sleep(0.05)
         said = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{name} did not come up: {said}")
+
+    def last_words(self) -> str:
+        """The end of what each process has printed: why something failed often stands there."""
+        said = {name: (self.folder / f"{name}.log").read_text(errors="replace") for name in self.running}
+        return "".join(f"{name}: {text[-2000:]}\n" for name, text in said.items() if text)
 
     def cpu(self) -> dict[str, float]:
         return {name: cpu_seconds(process.pid) for name, process in self.running.items()}

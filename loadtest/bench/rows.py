@@ -64,7 +64,11 @@ def _each(options: Options, starts: Sequence[tuple[str, Start]], measure: Measur
             continue
         try:
             with start() as target:
-                run[name] = {key: round(value, 3) for key, value in measure(options, target).items()}
+                try:
+                    run[name] = {key: round(value, 3) for key, value in measure(options, target).items()}
+                except (OSError, RuntimeError):
+                    print(target.processes.last_words(), file=sys.stderr)
+                    raise
         except Missing as why:
             options.missing[name] = str(why)
         except (OSError, RuntimeError) as fault:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,3 +41,22 @@ def test_a_row_that_does_not_exist_is_told_with_those_that_do() -> None:
     done = bench("brodcast")
     assert done.returncode == 2
     assert "broadcast" in done.stderr
+
+
+def test_a_bench_that_is_told_to_stop_leaves_no_process_behind() -> None:
+    command = ["broadcast", "--runs", "1", "--peers", "none", "--members", "20", "--rounds", "1000000"]
+    bench = subprocess.Popen([sys.executable, "-m", "loadtest.bench", *command], cwd=ROOT)
+    try:
+        children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children")
+        started: list[str] = []
+        deadline = time.monotonic() + 60
+        while len(started) < 3:  # nats-server, a router, a gateway
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            started = children.read_text().split()
+        bench.terminate()
+        assert bench.wait(60) == 143
+    finally:
+        bench.kill()
+        bench.wait()
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
