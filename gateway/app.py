@@ -15,7 +15,6 @@ from gateway.reliable.fate import Fates
 from gateway.reliable.service import Durability
 from gateway.service import GatewayService
 from gateway.settings import GatewayLimits, upstream_config
-from gateway.upstream.heard import HeardByListeners
 from gateway.upstream.listeners import Endpoint, Listeners, ListenerTarget, MakeTarget
 from gateway.upstream.notifier import Notifier
 from gateway.upstream.service import UpstreamService
@@ -102,7 +101,6 @@ async def serve(
     dispatcher: Dispatcher | None = None
     service: GatewayService | None = None
     upstream: UpstreamService | None = None
-    listeners: Listeners | None = None
     unbind: Callable[[], None] = _nothing
     try:
         _, owners = open_owners(bus, config)
@@ -125,7 +123,15 @@ async def serve(
         letters = DeadLetters(bus, memory=memory, replicas=replicas)
         fates = Fates(bus, SessionRecords(bus, memory=memory, replicas=replicas))
         notifier = Notifier(
-            name, bus, upstream, store.hub, events, letters, lambda: lease.valid, fate_of=fates.of
+            name,
+            bus,
+            upstream,
+            store.hub,
+            events,
+            letters,
+            lambda: lease.valid,
+            fate_of=fates.of,
+            listeners=listeners,
         )
         service = GatewayService(
             name,
@@ -137,7 +143,7 @@ async def serve(
             limits=limits._replace(metrics_hubs=config.metrics_hubs),
             upstream=upstream,
             listeners=listeners,
-            notifications=HeardByListeners(listeners, upstream, notifier),
+            notifications=notifier,
             durability=Durability(memory, replicas),
         )
         service.commands.add({"sweep": notifier.sweep})
@@ -170,8 +176,6 @@ async def serve(
         unbind()
         if service is not None:
             await service.events.close()
-        if listeners is not None:
-            await listeners.close()
         if upstream is not None:
             await upstream.close()
         if dispatcher is not None:

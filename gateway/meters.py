@@ -268,7 +268,6 @@ def _of_events(upstream: UpstreamService, notifier: Notifier, listeners: Listene
         LISTENED: lambda: [
             (("delivered",), sum(listeners.delivered.values())),
             (("failed",), listeners.failed),
-            (("dropped",), listeners.dropped),
         ],
     }
 

@@ -70,7 +70,8 @@ class NotificationContext(msgspec.Struct, frozen=True, array_like=True):
     msgspec. Which handler gets it, and the signature, are decided when it is sent.
 
     `time` is when it happened, in Unix seconds. `request_id` is a GUID, one for all attempts; `reason` is
-    for `disconnected`, `group` for `joined` and `left`.
+    for `disconnected`, `group` for `joined` and `left`. `listener` names the endpoint of the listener whose
+    copy it is; "" for the handler's.
     """
 
     source: SourceSnapshot
@@ -80,6 +81,7 @@ class NotificationContext(msgspec.Struct, frozen=True, array_like=True):
     request_id: str
     reason: str | None = None
     group: str = ""
+    listener: str = ""
 
 
 class NotificationDelivered(NamedTuple):

@@ -13,7 +13,7 @@ from gateway.upstream.contexts import NotificationContext
 from gateway.upstream.outcome import DeliveryFailure
 from hubwire.bus.dead_letters import DeadLetter, DeadLetters
 from hubwire.bus.event_log import Pending
-from hubwire.model.errors import HubwireError
+from hubwire.model.errors import HubwireError, LimitExceeded
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +69,10 @@ class GivenUp:
                 await self._open()
                 try:
                     await self._letters.keep(letter)
+                    return
+                except LimitExceeded as error:
+                    self.lost += 1
+                    self.tell_of(source.hub, context.name, f"No letter could be kept: {error}")
                     return
                 except HubwireError as error:
                     log.debug("dead_letter_not_kept", error=str(error))

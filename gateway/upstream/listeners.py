@@ -1,22 +1,28 @@
 """Event listeners: copies of events for message brokers (server-events.md section 5).
 
 All listeners that match get an event. A client's event waits for them, with its own limits, before its
-handler is asked; nobody waits for notifications: they go through one bounded queue for each endpoint, and
-stay there while the broker is away.
+handler is asked. `connected` and `disconnected` come from the cluster's queue (gateway.upstream.notifier),
+which has a copy for each endpoint, keeps it while the broker is away, and survives this process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import structlog
 
 from gateway.upstream.clock import Clock, SystemClock
-from gateway.upstream.contexts import EventContext, NotificationContext
+from gateway.upstream.contexts import (
+    EventContext,
+    NotificationContext,
+    NotificationDelivered,
+    NotificationResult,
+    NotificationUnwanted,
+)
 from gateway.upstream.failures import FailureLog
 from gateway.upstream.outcome import DeliveryFailure
 from gateway.upstream.requests import event_time
@@ -30,19 +36,9 @@ log = structlog.get_logger(__name__)
 
 Endpoint: TypeAlias = NatsEndpoint | EventHubEndpoint
 
-QUEUED_EVENTS: Final = 10_000
-QUEUED_BYTES: Final = 16 * 1024 * 1024
-EVENT_BYTES: Final = 512
-"""What a queued event costs beside its state and user id, roughly."""
 WAITING_EVENTS: Final = 1000
-AT_ONCE: Final = 64
-"""Notifications of one endpoint on their way at a time, of different connections."""
 DOWN_SECONDS: Final = 5.0
-KEEP_SECONDS: Final = 3600.0
-"""How long a notification waits for a broker that is away."""
 MAX_ENDPOINTS: Final = 1000
-OVERFLOW_LOG_SECONDS: Final = 10.0
-CLOSE_SECONDS: Final = 2.0
 
 _CONTENT_TYPES: Final = {
     DataType.TEXT: "text/plain",
@@ -94,30 +90,20 @@ class _Miss(NamedTuple):
 
 
 class _Lane:
-    """One endpoint. Its queue of notifications, each with the time until which it is kept, is emptied by a
-    task that lives while there are some. `bytes` counts those on their way, too."""
+    """One endpoint. `active` counts the clients' events that wait for it."""
 
-    __slots__ = ("active", "bytes", "down_until", "overflow_told", "queue", "target", "task")
+    __slots__ = ("active", "down_until", "target")
 
     def __init__(self, target: ListenerTarget | None) -> None:
         self.target = target
-        self.queue: deque[tuple[CloudEvent, float]] = deque()
-        self.bytes = 0
         self.active = 0
         self.down_until = 0.0
-        self.overflow_told = float("-inf")
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def idle(self) -> bool:
-        return not self.queue and not self.active and self.task is None
 
 
 class Listeners:
-    """Event listeners of all hubs, for one gateway. Made and used in one event loop; `close` ends it.
+    """Event listeners of all hubs, for one gateway. Made and used in one event loop; has no tasks.
 
-    Counters are plain integers that metrics read: `delivered` by kind of event, `failed` deliveries that
-    were given up, `dropped` notifications that found a full queue or were left at the end.
+    Counters are plain integers that metrics read: `delivered` by kind of event, `failed` attempts.
     """
 
     def __init__(
@@ -127,22 +113,16 @@ class Listeners:
         failures: FailureLog,
         clock: Clock | None = None,
         *,
-        queued_events: int = QUEUED_EVENTS,
-        queued_bytes: int = QUEUED_BYTES,
         waiting_events: int = WAITING_EVENTS,
     ) -> None:
         self._settings_of = settings_of
         self._make_target = make_target
         self._failures = failures
         self._clock = clock or SystemClock()
-        self._queued_events = queued_events
-        self._queued_bytes = queued_bytes
         self._waiting_events = waiting_events
         self._lanes: dict[Endpoint, _Lane] = {}
-        self._closed = False
         self.delivered: Counter[str] = Counter()
         self.failed = 0
-        self.dropped = 0
 
     def wants(self, hub: str, event: HandlerEvent) -> bool:
         """Whether some listener of the hub is for this event, as the settings are now."""
@@ -181,16 +161,25 @@ class Listeners:
         required = (f for each, f in zip(chosen, failures, strict=True) if each.delivery == "required")
         return Wanted(True, next((failure for failure in required if failure is not None), None))
 
-    def notification(self, context: NotificationContext) -> None:
-        """Queue a notification for all listeners that want it. Never waits. While a broker is away it stays
-        queued, for an hour at most; what finds a full queue is dropped and counted."""
-        settings = self._settings_of(context.source.hub)
-        if not settings.event_listeners or context.name not in ("connected", "disconnected"):
-            return
-        chosen = choose_listeners(settings, HandlerEvent("sys", context.name))
-        if not chosen:
-            return
+    def endpoints(self, hub: str, event: HandlerEvent) -> tuple[str, ...]:
+        """The names of the endpoints whose listeners want to be told of it; two listeners of one endpoint
+        would get copies that the broker drops as repeats."""
+        settings = self._settings_of(hub)
+        if not settings.event_listeners:
+            return ()
+        chosen = choose_listeners(settings, event)
+        return tuple(dict.fromkeys(shown_endpoint(each.endpoint) for each in chosen))
+
+    async def notify(self, context: NotificationContext) -> NotificationResult:
+        """Give a copy of `connected` or `disconnected` to the endpoint `context.listener`: one attempt, whose
+        failure is logged. While the broker is down it is not asked (`circuit_open`)."""
         source = context.source
+        settings = self._settings_of(source.hub)
+        for listener in choose_listeners(settings, HandlerEvent("sys", context.name)):
+            if shown_endpoint(listener.endpoint) == context.listener:
+                break
+        else:
+            return NotificationUnwanted()
         event = CloudEvent(
             source.hub,
             "sys",
@@ -204,27 +193,15 @@ class Listeners:
             source.subprotocol,
             source.state,
         )
-        for listener in chosen:
-            self._queue(listener, event)
-
-    def waiting(self) -> int:
-        """Notifications that are queued now."""
-        return sum(len(lane.queue) for lane in self._lanes.values())
-
-    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Give what is queued `seconds` to leave; the rest is dropped and counted. Idempotent."""
-        self._closed = True
-        tasks = {lane.task for lane in self._lanes.values() if lane.task is not None}
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=seconds)
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-        left = self.waiting()
-        if left:
-            self.dropped += left
-            log.warning("listener_events_dropped", dropped=left, reason="the gateway stops")
-        self._lanes.clear()
+        miss = await self._attempt(listener.endpoint, self._lane(listener.endpoint), event)
+        if miss is None:
+            return NotificationDelivered("", ())
+        if miss.later and not miss.attempts:
+            return DeliveryFailure("circuit_open", None, miss.reason, 0, 0.0, context.listener)
+        self.failed += 1
+        told = "nothing; it is sent again" if miss.later else "nothing"
+        failure = self._record(listener.endpoint, event, miss, told)
+        return failure if miss.later else failure._replace(category="unsendable")
 
     # -- inside ---------------------------------------------------------------------------------------
 
@@ -232,56 +209,10 @@ class Listeners:
         lane = self._lanes.get(endpoint)
         if lane is None:
             if len(self._lanes) >= MAX_ENDPOINTS:
-                for other in [each for each, found in self._lanes.items() if found.idle]:
+                for other in [each for each, found in self._lanes.items() if not found.active]:
                     del self._lanes[other]
             lane = self._lanes[endpoint] = _Lane(self._make_target(endpoint))
         return lane
-
-    def _queue(self, listener: EventListener, event: CloudEvent) -> None:
-        lane = self._lane(listener.endpoint)
-        size = _size(event)
-        if self._closed or len(lane.queue) >= self._queued_events or lane.bytes + size > self._queued_bytes:
-            self.dropped += 1
-            now = self._clock.monotonic()
-            if now >= lane.overflow_told + OVERFLOW_LOG_SECONDS:
-                lane.overflow_told = now
-                log.warning("listener_events_dropped", dropped=self.dropped, reason="the queue is full")
-            return
-        lane.queue.append((event, self._clock.monotonic() + KEEP_SECONDS))
-        lane.bytes += size
-        if lane.task is None:
-            lane.task = asyncio.create_task(self._empty(listener.endpoint, lane), name="listener")
-
-    async def _empty(self, endpoint: Endpoint, lane: _Lane) -> None:
-        """Batches of different connections: the events of one connection stay in order. After one that the
-        broker did not take the next is a single one, which finds out whether it is back."""
-        most = AT_ONCE
-        try:
-            while lane.queue:
-                await self._clock.sleep(max(0.0, lane.down_until - self._clock.monotonic()))
-                batch: dict[str, tuple[CloudEvent, float]] = {}
-                while lane.queue and len(batch) < most and lane.queue[0][0].connection_id not in batch:
-                    queued = lane.queue.popleft()
-                    batch[queued[0].connection_id] = queued
-                misses = await asyncio.gather(
-                    *(self._attempt(endpoint, lane, event) for event, _ in batch.values())
-                )
-                most = AT_ONCE
-                told = False
-                for queued, miss in reversed([*zip(batch.values(), misses, strict=True)]):
-                    event, until = queued
-                    if miss is not None and miss.later and self._clock.monotonic() < until:
-                        most = 1
-                        lane.queue.appendleft(queued)
-                        if not told:
-                            self._record(endpoint, event, miss, "nothing; it is sent again")
-                        told = True
-                        continue
-                    lane.bytes -= _size(event)
-                    if miss is not None:
-                        self._fail(endpoint, event, miss)
-        finally:
-            lane.task = None
 
     async def _now(self, listener: EventListener, event: CloudEvent) -> DeliveryFailure | None:
         lane = self._lane(listener.endpoint)
@@ -348,10 +279,6 @@ def shown_endpoint(endpoint: Endpoint) -> str:
     if isinstance(endpoint, NatsEndpoint):
         return f"nats:{endpoint.stream}/{endpoint.subject_prefix}"
     return f"eventhub:{endpoint.fully_qualified_namespace}/{endpoint.event_hub_name}"
-
-
-def _size(event: CloudEvent) -> int:
-    return EVENT_BYTES + len(event.data) + len(event.state or "") + len(event.user_id or "")
 
 
 def _body(context: NotificationContext) -> bytes:

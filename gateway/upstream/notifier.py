@@ -1,11 +1,12 @@
-"""Tells application servers of `connected`, `disconnected`, `joined`, `left`, as surely as the cluster can.
+"""Tells handlers and listeners of what happens to connections, as surely as the cluster can.
 
 An event is put into the cluster's queue, then sent, then taken out; whatever this process does in between,
 somebody goes on (docs/decisions/0014). Nothing here is awaited on a client's path.
 
 Guarantees: an event is sent at least once, with the same `ce-id` and request id each time, or kept as a dead
 letter with the reason. Per connection events are sent one at a time in the order of their numbers: never
-`disconnected` before `connected`. Each upstream has its own turns and bounds.
+`disconnected` before `connected`. Each upstream has its own turns and bounds, and so has each endpoint of
+listeners, for which there are copies of their own.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 import structlog
 
 from gateway.notifications import Told
+from gateway.upstream.audience import Audience, ListenersTold, lane_of
 from gateway.upstream.budget import Budget
 from gateway.upstream.clock import Clock, SystemClock
 from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
@@ -26,7 +28,8 @@ from gateway.upstream.following import Following
 from gateway.upstream.given_up import GivenUp
 from gateway.upstream.outbox import RENEW_SECONDS, WRITERS, Outbox, Record
 from gateway.upstream.outcome import DeliveryFailure
-from gateway.upstream.owed import EVENTS_AHEAD, disconnected_of, owe
+from gateway.upstream.owed import EVENTS_AHEAD, owe
+from gateway.upstream.queued import QueuedEvent, adopted, context_of, copy_for, last_words
 from gateway.upstream.schedule import BackOff, Schedule, Waiting
 from gateway.upstream.service import UpstreamService
 from gateway.upstream.source import EventSource
@@ -34,7 +37,7 @@ from gateway.upstream.takeover import FateOf, TakeOver, always_over
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
 from hubwire.bus.event_log import EventLog, Pending, event_subject, life_subject
-from hubwire.model.event_handlers import CONNECTED, DISCONNECTED, HandlerEvent, choose_handler
+from hubwire.model.event_handlers import CONNECTED, DISCONNECTED, HandlerEvent
 from hubwire.model.settings import HubSettings
 from hubwire.runtime.service import end_tasks
 
@@ -53,19 +56,6 @@ STORE_SECONDS = 5.0
 """How long a session waits on its way here until it is stored that its end is owed."""
 NOT_TRIED = frozenset(("circuit_open", "overloaded", "not_ready"))
 ANSWERED = frozenset(("status", "bad_answer", "too_large"))
-
-_context_decoder = msgspec.msgpack.Decoder(NotificationContext)
-
-
-class QueuedEvent(NamedTuple):
-    """What the schedule carries. `key` is the upstream that its bytes are counted for."""
-
-    record: Record
-    pending: Pending
-    hub: str
-    handled: HandlerEvent
-    key: Hashable
-    source: EventSource | None
 
 
 class Notifier:
@@ -90,16 +80,17 @@ class Notifier:
         back_off: BackOff = BackOff(),  # noqa: B008 (an immutable tuple)
         chance: Callable[[], float] = random.random,
         fate_of: FateOf = always_over,
+        listeners: ListenersTold | None = None,
     ) -> None:
         self.name = name
         self._upstream = upstream
-        self._settings_of = settings_of
+        self._audience = Audience(upstream, settings_of, listeners)
         self._clock = clock or SystemClock()
         self._back_off = back_off
         self._outbox = Outbox(name, bus, events, may_act)
         self._outbox.on_stored = self._stored
         self._outbox.on_lost = self._lost
-        self._schedule: Schedule[QueuedEvent] = Schedule(self._key_of_event, back_off, AT_ONCE, chance)
+        self._schedule: Schedule[QueuedEvent] = Schedule(self._turns_of, back_off, AT_ONCE, chance)
         self._unstored: dict[str, list[tuple[int, Waiting[QueuedEvent]]]] = {}
         self._held: set[str] = set()  # records whose predecessors are looked for
         self._lives: dict[str, Record] = {}
@@ -124,8 +115,8 @@ class Notifier:
     # -- what happens to connections (gateway.notifications.Notifications) ---------------------------
 
     def announced(self, connection: Told) -> None:
-        connected = self._upstream.wants(connection.hub, CONNECTED)
-        if not connected and not self._upstream.wants(connection.hub, DISCONNECTED):
+        audience = self._audience.of(connection.hub, CONNECTED)
+        if not audience and not self._audience.of(connection.hub, DISCONNECTED):
             return
         source = connection.source
         number = source.next_id()
@@ -133,22 +124,21 @@ class Notifier:
         record.source = source
         self._owe(record, source)
         self._lives[connection.id] = record
-        if connected:
-            self._queue(record, source, CONNECTED, number)
+        self._tell(record, source, CONNECTED, number, audience)
         self._outbox.change(record)
 
     def over(self, connection: Told, reason: str | None) -> None:
         record = self._lives.pop(connection.id, None)
-        wanted = self._upstream.wants(connection.hub, DISCONNECTED)
+        audience = self._audience.of(connection.hub, DISCONNECTED)
         if record is None:
-            if not wanted:
+            if not audience:
                 return
             record = Record(self.name, connection.id, life_subject(self.name, connection.id))
         record.owed = None
         record.source = None
-        if wanted:
+        if audience:
             source = connection.source
-            self._queue(record, source, DISCONNECTED, source.next_id(), reason)
+            self._tell(record, source, DISCONNECTED, source.next_id(), audience, reason)
         self._outbox.change(record)
 
     def joined(self, connection: Told, group: str) -> None:
@@ -158,7 +148,7 @@ class Notifier:
         self._presence(connection, HandlerEvent("gp", "left", group))
 
     async def resumed(self, connection: Told) -> None:
-        if not self._upstream.wants(connection.hub, DISCONNECTED):
+        if not self._audience.of(connection.hub, DISCONNECTED):
             return
         subject = life_subject(self.name, connection.id)
         # It may have been here before, and what is left of that is on its way out of the stream.
@@ -179,7 +169,8 @@ class Notifier:
 
     def _presence(self, connection: Told, event: HandlerEvent) -> None:
         # Not counted when nobody wants it: these are off by default, and most connections join groups.
-        if self._upstream.wants(connection.hub, event):
+        audience = self._audience.of(connection.hub, event)
+        if audience:
             source = connection.source
             number = source.next_id()
             record = self._lives.get(connection.id)
@@ -188,7 +179,7 @@ class Notifier:
                 record = Record(self.name, connection.id, event_subject(self.name, connection.id, number))
                 record.follows = follows
             # Otherwise in one record with `connected`: neither is stored without the other.
-            if self._queue(record, source, event, number):
+            if self._tell(record, source, event, number, audience):
                 self._outbox.change(record)
 
     def _owe(self, record: Record, source: EventSource) -> None:
@@ -196,26 +187,42 @@ class Notifier:
         record.owed, record.promised = owe(source)
         record.told = (source.state, source.cookies)
 
-    def _queue(
+    def _tell(
         self,
         record: Record,
         source: EventSource,
         event: HandlerEvent,
         number: int,
+        audience: Sequence[str],
         reason: str | None = None,
     ) -> bool:
-        """The caller says afterwards that the record has changed."""
+        """A copy for each of the audience; the caller says afterwards that the record has changed. False: it
+        has not."""
+        if not audience:
+            return False
         context = self._upstream.notification(source, event, number, reason)
+        copies = [copy_for(context, listener) for listener in audience]
+        queued = [self._queue(record, source, event, each) for each in copies]
+        return any(queued)
+
+    def _queue(
+        self,
+        record: Record,
+        source: EventSource,
+        event: HandlerEvent,
+        context: NotificationContext,
+    ) -> bool:
+        hub, number, listener = source.hub, context.event_id, context.listener
         try:
             payload = msgspec.msgpack.encode(context)
         except UnicodeEncodeError:
             # A name with half of a surrogate pair, which JSON can escape and nothing else can say.
-            self._given_up.tell_of(source.hub, event.name, "It cannot be written in UTF-8.")
+            self._given_up.tell_of(hub, event.name, "It cannot be written in UTF-8.")
             return False
         pending = Pending(number, context.time, payload)
-        key = self._key_of(source.hub, event)
+        key = self._audience.turns_of(hub, event, listener)
         self._outbox.need()
-        queued = QueuedEvent(record, pending, source.hub, event, key, source)
+        queued = QueuedEvent(record, pending, hub, event, listener, key, source)
         if not self._budget.room(key, len(payload)):
             failure = DeliveryFailure(
                 "overloaded", None, "Too many events wait for this upstream already.", 0, 0.0, ""
@@ -228,18 +235,14 @@ class Notifier:
 
     # -- the schedule --------------------------------------------------------------------------------
 
-    def _key_of(self, hub: str, event: HandlerEvent) -> Hashable:
-        handler = choose_handler(self._settings_of(hub), event)
-        return (hub, handler.url_template) if handler is not None else None
-
-    def _key_of_event(self, queued: QueuedEvent) -> Hashable:
-        return self._key_of(queued.hub, queued.handled)
+    def _turns_of(self, queued: QueuedEvent) -> Hashable:
+        return self._audience.turns_of(queued.hub, queued.handled, queued.listener)
 
     def _add(self, queued: QueuedEvent, version: int) -> Waiting[QueuedEvent]:
         self._budget.take(queued.key, len(queued.pending.payload))
         left = queued.pending.queued + self._back_off.give_up_seconds - self._clock.time()
         waiting = Waiting(
-            queued.record.connection_id,
+            queued.lane,
             queued.pending.number,
             queued,
             self._clock.monotonic() + left,
@@ -295,8 +298,10 @@ class Notifier:
         self._unstored.pop(record.subject, None)
         if self._lives.get(record.connection_id) is record:
             del self._lives[record.connection_id]
-        for waiting in self._schedule.forget(record.connection_id, lambda event: event.record is record):
-            self._give_back(waiting.event)
+        listeners = {context_of(each).listener for each in record.pending}
+        for lane in {lane_of(record.connection_id, listener) for listener in listeners}:
+            for waiting in self._schedule.forget(lane, lambda event: event.record is record):
+                self._give_back(waiting.event)
 
     def _give_back(self, queued: QueuedEvent) -> None:
         self._budget.give_back(queued.key, len(queued.pending.payload))
@@ -326,9 +331,8 @@ class Notifier:
         for record in records:
             owed, record.owed = record.owed, None
             if owed is not None:
-                last = disconnected_of(owed, self._clock.time())
-                record.pending.append(Pending(last.event_id, last.time, msgspec.msgpack.encode(last)))
-            queued = [self._adopted(record, each) for each in record.pending]
+                record.pending += last_words(owed, self._clock.time(), self._audience)
+            queued = [adopted(record, each, self._audience) for each in record.pending]
             if not all(self._budget.room(each.key, len(each.pending.payload)) for each in queued):
                 return False
             found.append((record, queued, owed is not None or not queued))
@@ -343,15 +347,6 @@ class Notifier:
             if not changed:
                 self._stored(record)
         return True
-
-    def _adopted(self, record: Record, pending: Pending) -> QueuedEvent:
-        context = _context_decoder.decode(pending.payload)
-        kind: Literal["gp", "sys"] = "gp" if context.name in ("joined", "left") else "sys"
-        event = HandlerEvent(kind, context.name, context.group)
-        hub = context.source.hub
-        if ".reliable." in (context.source.subprotocol or ""):
-            record.follows = True  # it may have come there from elsewhere
-        return QueuedEvent(record, pending, hub, event, self._key_of(hub, event), None)
 
     # -- sending -------------------------------------------------------------------------------------
 
@@ -399,8 +394,8 @@ class Notifier:
         await self._outbox.open()
         queued = waiting.event
         try:
-            context = _context_decoder.decode(queued.pending.payload)
-            result = await self._upstream.notify(context)
+            context = context_of(queued.pending)
+            result = await self._audience.notify(context)
         except Exception as error:  # a lane must not stand still for a fault of ours
             log.exception("notification_failed", hub=queued.hub, connection_id=waiting.lane)
             result = DeliveryFailure("unsendable", None, f"Internal error: {error!r}", 0, 0.0, "")
@@ -431,7 +426,7 @@ class Notifier:
     def _keep_letter(
         self, queued: QueuedEvent, attempts: int, failure: DeliveryFailure
     ) -> Coroutine[Any, Any, None]:
-        context = _context_decoder.decode(queued.pending.payload)
+        context = context_of(queued.pending)
         return self._given_up.keep(context, queued.pending, attempts, failure)
 
     # -- what is owed, kept fresh ------------------------------------------------------------------------

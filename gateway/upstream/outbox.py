@@ -16,7 +16,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.event_log import VERSION, Document, EventLog, Pending
 from hubwire.bus.jetstream import StreamFull, StreamMissing
 from hubwire.bus.settle import settle
-from hubwire.model.errors import HubwireError, Unavailable
+from hubwire.model.errors import HubwireError, LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -199,6 +199,9 @@ class Outbox:
                 await self._settle(record, data)
                 return
             revision = record.revision  # it lives in our memory only; that is better than not at all
+        except LimitExceeded as error:  # so does what no message can hold, and to repeat it changes nothing
+            log.error("event_record_too_large", connection_id=record.connection_id, error=str(error))
+            revision = record.revision
         except StreamMissing:
             raise
         except Unavailable:

@@ -23,7 +23,7 @@ FailureCategory: TypeAlias = Literal[
     "listener",  # the broker of an event listener did not take its copy (5.2)
 ]
 LATER: frozenset[str] = frozenset(
-    ("validation", "token", "overloaded", "circuit_open", "network", "timeout", "not_ready")
+    ("validation", "token", "overloaded", "circuit_open", "network", "timeout", "not_ready", "listener")
 )
 
 

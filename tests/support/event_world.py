@@ -13,6 +13,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
+from gateway.upstream.audience import ListenersTold
 from gateway.upstream.contexts import NotificationContext, NotificationDelivered
 from gateway.upstream.notifier import Notifier
 from gateway.upstream.outcome import DeliveryFailure
@@ -20,7 +21,7 @@ from gateway.upstream.schedule import BackOff
 from gateway.upstream.source import EventSource
 from hubwire.bus.dead_letters import DeadLetter
 from hubwire.bus.jetstream import StoredMessage, StreamFull
-from hubwire.model.errors import Unavailable
+from hubwire.model.errors import LimitExceeded, Unavailable
 from hubwire.model.event_handlers import HandlerEvent, choose_handler
 from hubwire.model.settings import EventHandler, GroupPresenceEvents, HubSettings
 
@@ -55,6 +56,7 @@ class Stream:
         self.seq = 0
         self.created = 1
         self.full = False
+        self.largest = 1024 * 1024
 
     def lose(self) -> None:
         """The server's memory is gone, and numbers begin again."""
@@ -96,6 +98,8 @@ class Events:
         await self._asked()
         if self._stream.messages.get(subject, (0, b""))[0] != revision:
             return None
+        if len(data) > self._stream.largest:
+            raise LimitExceeded("A message on the bus, in bytes,", self._stream.largest, len(data))
         if self._stream.full:
             raise StreamFull("no room")
         self._stream.seq += 1
@@ -259,6 +263,7 @@ class Gateway:
             clock=LoopClock(),
             back_off=BackOff(tries=1000, first_seconds=1, most_seconds=4, give_up_seconds=1e6),
             chance=world.chance.random,
+            listeners=world.listeners,
         )
         self.task = asyncio.create_task(self.notifier.run())
 
@@ -293,6 +298,7 @@ class World:
         self.chance = Random(seed)
         self.faults = 0.0
         self.settings = SETTINGS
+        self.listeners: ListenersTold | None = None
         self.refuses: Callable[[str], bool] = lambda _name: False
         self.stream = Stream()
         self.letters = Letters()

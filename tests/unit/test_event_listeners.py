@@ -13,9 +13,10 @@ from support.clock import FakeClock
 from support.upstreams import event as user_event
 from support.upstreams import source
 
-from gateway.upstream.contexts import NotificationContext
+from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
 from gateway.upstream.failures import FailureLog
 from gateway.upstream.listeners import Listeners, ListenerTarget
+from gateway.upstream.outcome import DeliveryFailure
 from hubwire.model.errors import InvalidRequest, Unavailable
 from hubwire.model.event_handlers import CONNECT, CONNECTED, DISCONNECTED, HandlerEvent
 from hubwire.model.event_listeners import (
@@ -167,7 +168,8 @@ def listeners_of(
 
 def told(name: str, connection: str = "c1", number: int = 1) -> NotificationContext:
     one = source(connection_id=connection).snapshot()
-    return NotificationContext(one, name, number, 0.0, "r", "bye" if name == "disconnected" else None)  # type: ignore[arg-type]
+    reason = "bye" if name == "disconnected" else None
+    return NotificationContext(one, name, number, 0.0, "r", reason, "", "nats:AWPS/awps")  # type: ignore[arg-type]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -226,56 +228,6 @@ async def test_a_failure_tells_how_long_it_took() -> None:
     assert (second.attempts, second.seconds) == (0, 0), "the broker was not asked"
 
 
-async def test_notifications_wait_in_their_order_while_the_broker_is_away() -> None:
-    """What was queued when NATS restarted was dropped at once."""
-    broker = Broker()
-    broker.error = Unavailable("restarting")
-    failures = FailureLog(50)
-    settings = HubSettings(event_listeners=(NATS,))
-    listeners = Listeners(lambda _: settings, lambda _: broker, failures, FakeClock())
-    for number, name in enumerate(("connected", "disconnected"), start=1):
-        for connection in ("a", "b"):
-            listeners.notification(told(name, connection, number))
-    await until(lambda: broker.calls >= 5)
-    assert (listeners.failed, listeners.dropped) == (0, 0)
-    assert len(failures.latest()) == 4, "one for each look, and not one for each event"
-    assert {each.told for each in failures.latest()} == {"nothing; it is sent again"}
-    broker.error = None
-    await until(lambda: len(broker.got) == 4)
-    assert [(event.connection_id, event.name) for event in broker.got] == [
-        ("a", "connected"),
-        ("b", "connected"),
-        ("a", "disconnected"),
-        ("b", "disconnected"),
-    ]
-    await listeners.close()
-
-
-async def test_a_notification_that_waited_for_an_hour_is_given_up() -> None:
-    broker, clock = Broker(), FakeClock()
-    broker.error = Unavailable("gone for good")
-    listeners = listeners_of(NATS, target=broker, clock=clock)
-    listeners.notification(told("connected"))
-    await until(lambda: listeners.failed == 1)
-    assert clock.now >= 3600
-    assert listeners.waiting() == 0
-
-
-async def test_what_the_broker_will_never_take_does_not_hold_up_the_rest() -> None:
-    class Picky(Broker):
-        async def publish(self, event: CloudEvent) -> None:
-            if event.connection_id == "bad":
-                raise InvalidRequest("cannot be written")
-            await super().publish(event)
-
-    broker = Picky()
-    listeners = listeners_of(NATS, target=broker)
-    for connection in ("bad", "good"):
-        listeners.notification(told("connected", connection))
-    await until(lambda: len(broker.got) == 1)
-    await until(lambda: listeners.failed == 1)
-
-
 async def test_a_broker_that_is_down_is_asked_again_after_five_seconds_only() -> None:
     broker, clock = Broker(), FakeClock()
     broker.error = Unavailable("no stream")
@@ -297,37 +249,6 @@ async def test_an_endpoint_that_nobody_serves_fails_and_is_told() -> None:
     assert "eventhub:x.servicebus.windows.net" in failure.reason
 
 
-async def test_notifications_of_a_connection_stay_in_order_and_have_the_documented_bodies() -> None:
-    broker = Broker()
-    listeners = listeners_of(NATS, target=broker)
-    for number, name in enumerate(("connected", "disconnected"), start=1):
-        for connection in ("a", "b", "c"):
-            listeners.notification(told(name, connection, number))
-    await until(lambda: len(broker.got) == 6)
-    for connection in ("a", "b", "c"):
-        mine = [event for event in broker.got if event.connection_id == connection]
-        assert [(event.name, event.data) for event in mine] == [
-            ("connected", b"{}"),
-            ("disconnected", b'{"reason":"bye"}'),
-        ]
-
-
-async def test_notifications_never_wait_and_past_the_bound_they_are_dropped_and_counted() -> None:
-    broker = Broker()
-    broker.open.clear()
-    listeners = listeners_of(NATS, target=broker, queued_events=10)
-    for number in range(100):
-        listeners.notification(told("connected", "same", number))
-    assert listeners.waiting() == 10
-    assert listeners.dropped == 90
-    broker.open.set()
-    await until(lambda: len(broker.got) == 10)
-    await until(lambda: listeners.waiting() == 0)
-    listeners.notification(told("connected", "same", 200))  # its queue works on
-    await until(lambda: len(broker.got) == 11)
-    await listeners.close()
-
-
 async def test_too_many_waiting_events_fail_at_once() -> None:
     broker = Broker()
     broker.open.clear()
@@ -340,14 +261,55 @@ async def test_too_many_waiting_events_fail_at_once() -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_closing_gives_the_queue_its_time_and_counts_what_is_left() -> None:
+async def test_a_notification_has_been_stored_when_it_returns_and_has_the_documented_body() -> None:
     broker = Broker()
-    broker.open.clear()
     listeners = listeners_of(NATS, target=broker)
-    for number in range(5):
-        listeners.notification(told("connected", "same", number))
-    await until(lambda: broker.calls == 1)
-    await listeners.close(0.01)
-    assert listeners.dropped == 4
-    listeners.notification(told("connected"))
-    assert listeners.dropped == 5
+    for number, name in enumerate(("connected", "disconnected"), start=1):
+        assert await listeners.notify(told(name, "a", number)) == NotificationDelivered("", ())
+    assert [(event.name, event.message_id, event.data) for event in broker.got] == [
+        ("connected", "a/1", b"{}"),
+        ("disconnected", "a/2", b'{"reason":"bye"}'),
+    ]
+    assert listeners.delivered == {"sys": 2}
+
+
+async def test_a_notification_that_the_broker_did_not_take_may_work_later_and_is_not_pressed_on_it() -> None:
+    broker, clock, failures = Broker(), FakeClock(), FailureLog(50)
+    broker.error = NotTaken("no stream", 3)
+    settings = HubSettings(event_listeners=(NATS,))
+    listeners = Listeners(lambda _: settings, lambda _: broker, failures, clock)
+    first = await listeners.notify(told("connected"))
+    second = await listeners.notify(told("connected", "other"))
+    assert isinstance(first, DeliveryFailure)
+    assert isinstance(second, DeliveryFailure)
+    assert (first.category, first.attempts, first.may_work_later) == ("listener", 3, True)
+    assert (second.category, second.attempts) == ("circuit_open", 0)
+    assert (broker.calls, listeners.failed) == (1, 1)
+    assert [each.told for each in failures.latest()] == ["nothing; it is sent again"]
+    broker.error = None
+    clock.advance(5.1)
+    assert isinstance(await listeners.notify(told("connected")), NotificationDelivered)
+
+
+async def test_a_notification_that_the_broker_will_never_take_is_not_tried_again() -> None:
+    broker = Broker()
+    broker.error = InvalidRequest("cannot be written")
+    result = await listeners_of(NATS, target=broker).notify(told("connected"))
+    assert isinstance(result, DeliveryFailure)
+    assert not result.may_work_later
+
+
+async def test_a_notification_whose_listener_is_gone_is_not_wanted_any_more() -> None:
+    broker = Broker()
+    elsewhere = EventListener(NatsEndpoint("B", "b"), EVERYTHING)
+    result = await listeners_of(elsewhere, target=broker).notify(told("connected"))
+    assert isinstance(result, NotificationUnwanted)
+    assert broker.calls == 0
+
+
+def test_each_endpoint_is_told_once_however_many_listeners_lead_there() -> None:
+    other = EventListener(NatsEndpoint("B", "b"), EVERYTHING)
+    listeners = listeners_of(NATS, other, NATS, target=None)
+    assert listeners.endpoints("chat", CONNECTED) == ("nats:AWPS/awps", "nats:B/b")
+    assert listeners.endpoints("chat", CONNECT) == ()
+    assert listeners.endpoints("chat", HandlerEvent("gp", "joined", "g")) == ()

@@ -353,3 +353,19 @@ async def test_a_session_does_not_come_to_a_gateway_that_could_not_store_that_it
     gateway.valid = True
     await gateway.notifier.resumed(client)
     assert "hw.event.g1.c1" in world.stream.messages
+
+
+@in_a_world
+async def test_what_no_message_can_hold_is_told_from_memory_and_is_not_written_for_ever(world: World) -> None:
+    world.stream.largest = 1000
+    gateway = world.gateway("g1")
+    gateway.open("c1")
+    await asyncio.sleep(3)
+    source = gateway.clients["c1"].source
+    source.state = "x" * 2000
+    gateway.close("c1", "bye")
+    gateway.open("c2")
+    gateway.close("c2")
+    await world.until(world.settled)
+    assert names(world, "c1") == names(world, "c2") == ["connected", "disconnected"]
+    assert world.told["c1"][-1].state == source.state
