@@ -138,7 +138,7 @@ class LostInboxes:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sweep(self, gateway: str) -> None:
-        await asyncio.sleep(self._retention)
+        await self._wait_for_clients(gateway)
         log.info("inbox_swept", gateway=gateway)
         while True:
             log_of_it = self._logs.of(gateway)
@@ -159,6 +159,28 @@ class LostInboxes:
                 return
             except Unavailable:
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _wait_for_clients(self, gateway: str) -> None:
+        """Until nobody can come back. Nobody trims the inbox meanwhile: one that is filling up gets as much
+        room once more, so that it takes the marks of who comes for a session, and publishers need not wait
+        for the end of it."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._retention
+        inbox = self._inbox_of(gateway)
+        roomy = False
+        while (left := end - loop.time()) > 0:
+            if not roomy:
+                try:
+                    info = await inbox.info()
+                    if info.bytes > info.max_bytes // 2:
+                        log.warning("inbox_made_bigger", gateway=gateway, bytes=info.bytes)
+                        await inbox.resize(2 * info.max_bytes)
+                        roomy = True
+                except StreamMissing:
+                    return
+                except Unavailable as error:
+                    log.debug("inbox_not_made_bigger", gateway=gateway, error=str(error))
+            await asyncio.sleep(min(left, PAUSE_SECONDS))
 
     async def _end_all(self, gateway: str, sessions: list[str]) -> None:
         """End those that nobody has taken over. Raises Unavailable when one of them may be left."""

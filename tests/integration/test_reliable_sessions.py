@@ -723,3 +723,23 @@ async def test_what_a_client_acknowledges_before_it_moves_at_once_is_not_replaye
     assert (await alice.read())["sequenceId"] == 2
     alice.close()
     bob.close()
+
+
+async def test_the_inbox_of_a_lost_gateway_that_fills_up_takes_messages_and_its_sessions_come_back(tmp_path):
+    async with ReliableStack(tmp_path, gateways=2) as stack:
+        first, second = stack.places
+        first.sessions.holder.log.inbox._config["max_bytes"] = 2**20
+        alice = await stack.reliable("alice", at=first, groups=["room"])
+        bob = await stack.reliable("bob", at=second)
+        await first.stop()
+        big = "x" * 100_000
+        asked = [
+            bob.ask("sendToGroup", group="room", dataType="text", data=f"{number}{big}")
+            for number in range(15)
+        ]
+        for number in asked:
+            assert (await bob.answer(number))["success"]
+        await alice.recover(second)
+        await alice.has(*(f"{number}{big}" for number in range(15)))
+        alice.close()
+        bob.close()
