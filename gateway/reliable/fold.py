@@ -65,7 +65,7 @@ class InboxFold:
         self.sessions: LocalHubs[SessionState] = LocalHubs()
         self.seen = Seen()
         self.position = 0
-        self.pins: set[Pin] = set()
+        self.pins: dict[Pin, None] = {}  # in the order of their places
         self.kept_from = 0
         """What stands here or before may be trimmed away: nobody can be adopted with an earlier `since`."""
         self._heard: Heard = Unheard() if heard is None else heard
@@ -87,13 +87,16 @@ class InboxFold:
     def pin(self) -> Pin:
         """Note the own inbox's place for an adoption: its `since` is where this fold is now."""
         pin = Pin(self, self.position)
-        self.pins.add(pin)
+        self.pins[pin] = None
         return pin
 
     def unpin(self, pin: Pin) -> None:
-        self.pins.discard(pin)
-        if not self._keep_all:
-            oldest = min((one.since for one in self.pins), default=self.position)
+        if pin not in self.pins:
+            return
+        was_oldest = next(iter(self.pins)) is pin
+        del self.pins[pin]
+        if was_oldest and not self._keep_all:  # thousands come at once: only the oldest lets anything go
+            oldest = next((one.since for one in self.pins), self.position)
             self._kept = [one for one in self._kept if one.seq > oldest]
 
     def adoption(self, session: SessionState, generation: int, floors: Mapping[int, int]) -> bytes:

@@ -13,6 +13,8 @@ leaves nothing behind, and its client tries again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -37,6 +39,10 @@ from hubwire.model.errors import NotFound, Unavailable
 log = structlog.get_logger(__name__)
 
 MOVE_SECONDS = 15.0
+TURN_SECONDS = 30.0
+"""How long a session's move may take once it is its turn, and how long it waits for that. Were the waiting
+part of the time of the move, sessions that come back by the thousand would run out of it one after another,
+each with its work half done, and be begun again."""
 MAX_MOVES = 2000
 """How many sessions may be on their way here; more are told to try again."""
 MARK_SECONDS = 5.0
@@ -86,16 +92,16 @@ class Moves:
 
     async def _bring(self, hub: str, session_id: str) -> Session:
         try:
-            async with asyncio.timeout(MOVE_SECONDS):
+            async with asyncio.timeout(MOVE_SECONDS) as limit:
                 for _ in range(TRIES):
-                    session = await self._attempt(hub, session_id)
+                    session = await self._attempt(hub, session_id, limit)
                     if session is not None:
                         return session
                 raise Unavailable("The session is wanted by others at the same time.")
         except TimeoutError as error:
             raise Unavailable("The cluster does not answer.") from error
 
-    async def _attempt(self, hub: str, session_id: str) -> Session | None:
+    async def _attempt(self, hub: str, session_id: str, limit: asyncio.Timeout) -> Session | None:
         """None when somebody else was faster: look again."""
         holder = self._holder
         claim = self._claims.get(session_id)
@@ -113,7 +119,7 @@ class Moves:
             return await self._again_here(hub, session_id, record)
         if not holder.log.settled(session_id):
             raise Unavailable("The session has not left this gateway yet.")
-        return await self._from_elsewhere(hub, session_id, record)
+        return await self._from_elsewhere(hub, session_id, record, limit)
 
     async def _again_here(self, hub: str, session_id: str, record: SessionRecord) -> Session | None:
         """The holder raises the generation: marks of before, and the attempts behind them, count no more."""
@@ -140,7 +146,9 @@ class Moves:
             holder.keep(session)
         return session
 
-    async def _from_elsewhere(self, hub: str, session_id: str, record: SessionRecord) -> Session | None:
+    async def _from_elsewhere(
+        self, hub: str, session_id: str, record: SessionRecord, limit: asyncio.Timeout
+    ) -> Session | None:
         holder = self._holder
         other = self._logs.of(record.holder)
         try:
@@ -152,7 +160,7 @@ class Moves:
                 return None
             if state.hub != hub:
                 raise NotFound("The session is one of another hub.")
-            async with other.moves:
+            async with self._turn(other, limit):
                 fold = await holder.log.ready()
                 attempt = holder.coming.begin(session_id, record.generation + 1)
                 try:
@@ -177,6 +185,15 @@ class Moves:
 
         claim.add_done_callback(ended)
         return await asyncio.shield(claim)
+
+    @asynccontextmanager
+    async def _turn(self, other: OtherLog, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """One of those that are moved out of that log at a time; the time for the move begins with it."""
+        loop = asyncio.get_running_loop()
+        limit.reschedule(loop.time() + TURN_SECONDS)
+        async with other.moves:
+            limit.reschedule(loop.time() + MOVE_SECONDS)
+            yield
 
     async def _write_down(
         self,
