@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +18,27 @@ from support.world import World
 pytest_plugins = ["support.compat"]
 
 Running = HubwireUp | HubwireCluster
+HERE = Path(__file__).parent
 TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": HubwireCluster}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+LONGEST_FIRST = ["conformance", "browser", "chaos", "examples", "integration", "upstream", "property", "unit"]
+"""The order of the folders with several workers: what takes minutes begins, so that none waits at the end for
+one long file of another."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several workers (pytest-xdist) the tests of a topology share it, those of a file stay together."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         shared = callspec.params.get("topology") if callspec is not None else None
         item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _place(item.path.relative_to(HERE).parts[0]))
+
+
+def _place(folder: str) -> int:
+    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
 
 @pytest.hookimpl(wrapper=True)
