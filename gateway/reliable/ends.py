@@ -44,10 +44,11 @@ class Ends:
                     record = await holder.records.read(session.id)
                 if record.ended and record.generation == generation + 1:
                     break  # by us, unheard
-                if record.holder != holder.name:
+                if record.holder != holder.name and (record.revision or not session.revision):
                     self.forget(session, record.generation)
                     return False
-                generation, revision = record.generation, record.revision
+                # Without a record of one that came from elsewhere the records were lost; it is here still.
+                generation, revision = max(generation, record.generation), record.revision
             except Unavailable:
                 await asyncio.sleep(RECORD_PAUSE_SECONDS)
         holder.ended_by[category] += 1
@@ -83,7 +84,7 @@ class Ends:
                 record = await holder.records.read(session.id)
                 if session.over or not session.moving:
                     return
-                if record.holder != holder.name:
+                if record.holder != holder.name and (record.revision or not session.revision):
                     self.forget(session, record.generation)
                     return
                 if self._loop.time() < end:

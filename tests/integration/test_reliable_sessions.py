@@ -743,3 +743,24 @@ async def test_the_inbox_of_a_lost_gateway_that_fills_up_takes_messages_and_its_
         await alice.has(*(f"{number}{big}" for number in range(15)))
         alice.close()
         bob.close()
+
+
+async def test_when_the_records_are_lost_a_session_that_had_moved_ends_where_it_is(two):
+    """As in a cluster in memory mode that loses one stream and keeps the others: 1008, and it is told."""
+    first, second = two.places
+    alice = await two.reliable("alice", at=first)
+    away = await two.reliable("away", at=first)
+    for client in (alice, away):
+        await client.recover(second)
+        await until(lambda client=client: client.session(first) is None, 20)
+    await second.worker.bus.js.delete_stream("hw_sessions")
+    away.cut()
+    assert await away.try_to_recover(first) == 1008
+    ended = second.sessions.holder.ended_by
+    assert not ended.total()
+    second.sessions.holder.end(away.session(second), "Normal", None)
+    alice.close()
+    await until(lambda: ended["Normal"] == 2, 20)
+    assert (await second.record(alice)).ended
+    assert (await second.record(away)).ended
+    await second.leaves_nothing()
