@@ -6,12 +6,14 @@ their data; `Sessions` reads every frame, checks the sequence ids, and recovers 
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 
 from clients import MARK, STAMP_DIGITS, Clients, client_frame
 
@@ -112,12 +114,13 @@ class Tolerant(Counting):
 
 
 class _Session:
-    __slots__ = ("data", "fd", "id", "last", "path", "sock", "token", "upgraded")
+    __slots__ = ("data", "fd", "id", "last", "lost_at", "path", "sock", "token", "upgraded")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.id = self.token = ""
         self.last = 0
+        self.lost_at = 0.0
         self.sock: socket.socket | None = None
         self.fd = -1
         self.data = b""
@@ -128,17 +131,20 @@ class Sessions:
     """Sessions that go on over the loss of their sockets. Never acks, so everything is replayed to them.
 
     `whole` counts those that are connected; `refused` attempts that were told to try again; `wrong` sequence
-    ids that were not the next one, and ends that were a verdict.
+    ids that were not the next one, and ends that were a verdict. `interruptions`: for how many seconds each
+    of those that are back was without a socket.
     """
 
     def __init__(self, hub: str) -> None:
         self._hub = hub
         self._epoll = select.epoll()
         self._by_fd: dict[int, _Session] = {}
-        self._due: list[tuple[float, _Session]] = []
+        self._due: list[tuple[float, int, _Session]] = []  # a heap
+        self._order = count()
         self.all: list[_Session] = []
         self.ports: Sequence[int] = ()
         self.whole = self.refused = self.wrong = 0
+        self.interruptions: list[float] = []
         self._turn = 0
 
     def open(self, count: int, path_of: Callable[[int], str], group: str, at_once: int = 64) -> None:
@@ -160,8 +166,9 @@ class Sessions:
         self._until(lambda: all(one.last >= last for one in self.all), seconds)
 
     def come_back(self, seconds: float) -> float:
-        """Wait until all are connected again; returns when that was, by `time.monotonic`."""
-        self._until(lambda: self.whole == len(self.all), seconds)
+        """Wait until each has lost its socket and is connected again; returns when that was, by
+        `time.monotonic`."""
+        self._until(lambda: self.whole == len(self.all) <= len(self.interruptions), seconds)
         return time.monotonic()
 
     def run(self, seconds: float) -> None:
@@ -194,7 +201,7 @@ class Sessions:
     def _step(self) -> None:
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
-            one = self._due.pop(0)[1]
+            one = heapq.heappop(self._due)[2]
             query = f"awps_connection_id={one.id}&awps_reconnection_token={one.token}"
             self._dial(one, f"/client/hubs/{self._hub}?{query}")
         for fd, _ in self._epoll.poll(0.01, 256):
@@ -215,6 +222,7 @@ class Sessions:
         assert one.sock is not None
         if one.upgraded:
             self.whole -= 1
+            one.lost_at = time.monotonic()
         else:
             self.refused += 1
         del self._by_fd[one.fd]
@@ -222,8 +230,8 @@ class Sessions:
         one.sock.close()
         one.sock = None
         # The first attempt is made at once, those after it a second apart (client-protocols.md 9.3).
-        self._due.append((time.monotonic() + (0 if one.upgraded else RETRY_SECONDS), one))
-        self._due.sort(key=lambda due: due[0])
+        due = time.monotonic() + (0 if one.upgraded else RETRY_SECONDS)
+        heapq.heappush(self._due, (due, next(self._order), one))
 
     def _take(self, one: _Session) -> None:
         data = one.data
@@ -263,6 +271,8 @@ class Sessions:
             one.id, one.token = told["connectionId"], told["reconnectionToken"]
             one.upgraded = True
             self.whole += 1
+            if one.lost_at:
+                self.interruptions.append(time.monotonic() - one.lost_at)
 
     def close(self) -> None:
         for one in self._by_fd.values():
