@@ -7,6 +7,7 @@
 tests/unit/test_performance_page.py runs the check.
 """
 
+# ruff: noqa: E501 - paragraphs of the page
 from __future__ import annotations
 
 import json
