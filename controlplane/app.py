@@ -40,6 +40,7 @@ from controlplane.problems import BAD_REQUEST, JSON, Problem, problem_from, resp
 from controlplane.query import QueryString
 from controlplane.settings import ControlPlaneConfig
 from hubwire.model.errors import HubwireError
+from hubwire.runtime.traces import OFF, Traced, Traces, current
 
 HANDLERS: dict[str, Handler] = {
     **messages.HANDLERS,
@@ -67,6 +68,7 @@ def create_app(
     clock: Callable[[], float] = time.time,
     events: EventsPort | None = None,
     times: RequestTimes | None = None,
+    traces: Traces = OFF,
 ) -> web.Application:
     """Put the control plane together. `settings` is a `hubwire.bus.settings.SettingsStore`.
 
@@ -74,14 +76,14 @@ def create_app(
     The application owns no task and no connection: whoever made `cluster` and `settings` closes them.
     """
     services = Services(cluster, settings, config or ControlPlaneConfig(), clock, events)
-    api = RestApi(services, times or RequestTimes())
+    api = RestApi(services, times or RequestTimes(), traces)
     return web.Application(middlewares=[api.middleware])
 
 
 class RestApi:
     """The dispatch. Of requests it only counts those in progress, and how long they took."""
 
-    def __init__(self, services: Services, times: RequestTimes) -> None:
+    def __init__(self, services: Services, times: RequestTimes, traces: Traces) -> None:
         missing = {operation.id for operation in OPERATIONS} ^ HANDLERS.keys()
         if missing:
             raise AssertionError(f"Operations and handlers differ: {sorted(missing)}")
@@ -90,6 +92,7 @@ class RestApi:
         self._management = ManagementApi(services)
         self._documents = documents()
         self._times = times
+        self._traces = traces
 
     @web.middleware
     async def middleware(
@@ -100,6 +103,9 @@ class RestApi:
         lowered = target.path.lower()
         say = response_of
         begun = time.perf_counter()
+        span = self._traces.begin("REST", request.headers.get("traceparent", ""), server=True)
+        if self._traces.on:  # the task serves all requests of its connection
+            current.set(span.traceparent if span is not None else "")
         _category.set(OTHER)
         if lowered == "/api" or lowered.startswith("/api/"):
             answer = self._data_plane
@@ -119,6 +125,8 @@ class RestApi:
             finally:
                 self._times.active -= 1
         self._times.record(_category.get(), response.status, time.perf_counter() - begun)
+        if span is not None:
+            _end(span, request.method, response.status)
         if _REQUEST_ID in request.headers:
             response.headers[_REQUEST_ID] = request.headers[_REQUEST_ID]
         response.headers["Server"] = SERVER
@@ -221,6 +229,14 @@ class RestApi:
         if body is None:
             raise Problem(404, "", "There is no such document.")
         return web.Response(body=body, headers={"Content-Type": JSON})
+
+
+def _end(span: Traced, method: str, status: int) -> None:
+    span.end(
+        {"http.request.method": method, "http.response.status_code": status},
+        name=f"REST {_category.get()}",
+        failed=status >= 500,
+    )
 
 
 async def _elsewhere(

@@ -33,6 +33,7 @@ from hubwire.model.message import Message
 from hubwire.model.names import gateway_of
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.store_check import StoreCheck
+from hubwire.runtime.traces import current
 
 log = structlog.get_logger(__name__)
 
@@ -90,13 +91,16 @@ class Cluster:
         filter: str | None = None,
         ttl_seconds: int = 0,
     ) -> None:
-        body = pack_body(message, excluded, filter, ttl_seconds, time.time())
+        trace = current.get()
+        body = pack_body(message, excluded, filter, ttl_seconds, time.time(), trace)
         if target.kind == "connection":
             await self._ask_holder(hub, target.name, "send", [hub, target.name, body])
             return
         key = _key(hub, target)
         partition = partition_of(key)
-        entry = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        if trace:
+            entry += (None, None, trace)
         await self._dispatcher.ask(partition, entry, size=len(body) + len(key) + 16, timeout=self._deadline)
 
     # -- closing and existence ---------------------------------------------------------------------

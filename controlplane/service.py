@@ -22,7 +22,6 @@ from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.bus_meters import BusWatch
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
-from hubwire.runtime.meters import Meters
 from hubwire.runtime.observed import Insight, run_observed
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.seeding import open_settings
@@ -63,7 +62,7 @@ async def make_runner(
     settings: SettingsStore,
     gateways: LeaseWatch,
     store: StoreCheck,
-    meters: Meters,
+    insight: Insight,
 ) -> RestRunner:
     """The REST application, ready to be served: by a site, or connection by connection. The caller runs
     `gateways` and `store`, and cleans the runner up."""
@@ -71,9 +70,10 @@ async def make_runner(
     cluster = Cluster(bus, dispatcher, gateways, records, store)
     letters = DeadLetters(bus, memory=config.in_memory, replicas=config.replicas)
     times = RequestTimes()
-    meters.bind(readers(times))
+    insight.meters.bind(readers(times))
     events = Events(bus, gateways, letters)
-    app = create_app(cluster, settings, rest_config(config), events=events, times=times)
+    own, traces = rest_config(config), insight.traces
+    app = create_app(cluster, settings, own, events=events, times=times, traces=traces)
     runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
     await runner.setup()
     return runner
@@ -83,7 +83,7 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
     """Serve REST until told to stop. It holds no lease: nothing depends on its being alive."""
     name = new_run_name()
     insight = insight or Insight.unseen()
-    health, meters = insight
+    health, meters, _ = insight
     health.begin()
     log.info("controlplane_starting", controlplane=name)
     bus = await connect_bus(config, f"controlplane-{name}", stop)
@@ -96,7 +96,7 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
         settings = await open_settings(bus, config, stop)
         store = store_check(bus, config)
         health.check(store.trouble)
-        runner = await make_runner(config, bus, dispatcher, settings, gateways, store, meters)
+        runner = await make_runner(config, bus, dispatcher, settings, gateways, store, insight)
         watch = BusWatch(bus, dispatcher=dispatcher)
         meters.bind(watch.readers)
         async with asyncio.TaskGroup() as tasks:

@@ -116,7 +116,11 @@ async def serve(
         lease.on_lost = lease_lost
         settings = store = await open_settings(bus, config, stop)
         upstream = UpstreamService(
-            store.hub, lambda: store.keys, upstream_config(config), hubs_measured=config.metrics_hubs
+            store.hub,
+            lambda: store.keys,
+            upstream_config(config),
+            hubs_measured=config.metrics_hubs,
+            traces=insight.traces,
         )
         listeners = Listeners(store.hub, _targets(bus, config), upstream.failures)
         events = EventLog(bus, memory=memory, replicas=replicas)
@@ -145,6 +149,7 @@ async def serve(
             listeners=listeners,
             notifications=notifier,
             durability=Durability(memory, replicas),
+            traces=insight.traces,
         )
         service.commands.add({"sweep": notifier.sweep})
         worker = Worker(

@@ -16,6 +16,7 @@ from hubwire.bus.envelopes import Body, unpack_body
 from hubwire.bus.keys import PARTITIONS, split_key
 from hubwire.model.filters import Filter, InvalidFilter, compile_filter
 from hubwire.runtime.meters import PerHub
+from hubwire.runtime.traces import OFF, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +32,14 @@ class Delivery:
         now: Callable[[], float],
         tallies: PerHub[HubTally] | None = None,
         soon: Callable[..., object] | None = None,
+        traces: Traces = OFF,
     ) -> None:
         """`soon` calls a function when what was sent in this turn is written (the loop's `call_soon`)."""
         self._hubs = hubs
         self._now = now
         self._tallies: PerHub[HubTally] = tallies if tallies is not None else PerHub(HubTally, 0)
         self._soon = soon
+        self._traces = traces
         self._epochs = [0] * PARTITIONS
         self._seen: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         self.taken = 0
@@ -83,7 +86,7 @@ class Delivery:
     def to(self, members: Iterable[Connection], content: Body, hub: str, kind: str) -> int:
         """Send to these connections of a hub, except those that the body spares; `kind` is what they were
         addressed by. Returns how many got it."""
-        message, excluded, filter_text, ttl_seconds, accepted = content
+        message, excluded, filter_text, ttl_seconds, accepted, trace = content
         test: Filter | None = None
         if filter_text:
             try:
@@ -117,6 +120,8 @@ class Delivery:
             size += len(data)
         self.delivered += count
         self._count(hub, kind, count, size, accepted)
+        if trace:
+            self._traces.moment("deliver", trace, {"hub": hub, "kind": kind, "connections": count})
         return count
 
     def _count(self, hub: str, kind: str, count: int, size: int, accepted: float) -> None:

@@ -69,6 +69,7 @@ from hubwire.model.names import new_connection_id
 from hubwire.model.permissions import PermissionSet, is_known_role
 from hubwire.model.tokens import AudiencePolicy
 from hubwire.runtime.meters import PerHub
+from hubwire.runtime.traces import OFF, Traced, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +96,13 @@ class GatewayService:
         listeners: Listeners | None = None,
         notifications: Notifications | None = None,
         durability: Durability | None = None,
+        traces: Traces = OFF,
     ) -> None:
         """`upstream` and `listeners` belong to the caller, who closes them after `events`. Without
         `durability` no reliable subprotocols are served."""
         loop = asyncio.get_running_loop()
         self.name = name
+        self._traces = traces if traces.on else None
         self._loop = loop
         self._bus = bus
         self._owners = owners
@@ -117,7 +120,7 @@ class GatewayService:
         self.fronts = Undecided()
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
-        self.delivery = Delivery(self.hubs, loop.time, self.tallies, loop.call_soon)
+        self.delivery = Delivery(self.hubs, loop.time, self.tallies, loop.call_soon, traces)
         self.keepalive = KeepAlive(lambda hub: settings.hub(hub).web_socket_keep_alive_interval_in_seconds)
         settings.add_listener(self.keepalive.settings_changed)
         self.reliable: ReliableSessions | None = None
@@ -133,6 +136,7 @@ class GatewayService:
                 self,
                 lambda: settings.reconnection_keys.current,
                 tallies=self.tallies,
+                traces=traces,
                 memory=durability.memory,
                 replicas=durability.replicas,
             )
@@ -311,7 +315,10 @@ class GatewayService:
             request.data_type, request.data, request.group, connection.user_id, request.metadata
         )
         excluded = (connection.id,) if request.no_echo else ()
-        body = pack_body(message, excluded, None, request.ttl_seconds, accepted)
+        trace = ""
+        if self._traces is not None and (span := self._traces.begin("publish")) is not None:
+            trace, done = span.traceparent, traced(span, connection.hub, done)
+        body = pack_body(message, excluded, None, request.ttl_seconds, accepted, trace)
         partition = partition_of(key)
         entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
         answered: Callable[[Any, HubwireError | None], None] = lambda _answer, error: done(error)  # noqa: E731
@@ -322,6 +329,8 @@ class GatewayService:
             # Its client sends it again where it comes back. Sent from here too, later, it might be done
             # behind what came after that, by an owner that does not know it any more.
             wanted = lambda: not connection.over  # noqa: E731
+        if trace:
+            entry += (trace,) if publisher is not None else (None, None, trace)
         try:
             size = len(body) + len(key) + 16
             self._dispatcher.submit(partition, entry, answered, size=size, wanted=wanted)
@@ -469,6 +478,16 @@ class GatewayService:
             for task in [*self._command_tasks]:
                 task.cancel()
             await unsubscribe()
+
+
+def traced(span: Traced, hub: str, done: Executed) -> Executed:
+    """`done`, which also ends the span."""
+
+    def ended(error: HubwireError | None) -> None:
+        span.end({"hub": hub}, failed=error is not None)
+        done(error)
+
+    return ended
 
 
 def _published(ack_id: int | None, done: Executed, answer: Any, error: HubwireError | None) -> None:

@@ -41,6 +41,7 @@ from hubwire.bus.keys import is_reliable, reliable_key
 from hubwire.bus.subjects import gateway_subject, router_subject
 from hubwire.model.errors import HubwireError, InvalidRequest
 from hubwire.runtime.leases import Lease, LeaseWatch
+from hubwire.runtime.traces import OFF, Traces
 from router.inboxes import Inboxes
 from router.ownership import Owned, Ownership
 from router.replies import Reply
@@ -58,8 +59,16 @@ publishers repeat it to the new owner."""
 class RouterService:
     """Serves `hw.router.<name>` for the partitions that the table gives it, under a valid lease."""
 
-    def __init__(self, bus: BusClient, lease: Lease, ownership: Ownership, gateways: LeaseWatch) -> None:
+    def __init__(
+        self,
+        bus: BusClient,
+        lease: Lease,
+        ownership: Ownership,
+        gateways: LeaseWatch,
+        traces: Traces = OFF,
+    ) -> None:
         self._bus = bus
+        self._traces = traces
         self._lease = lease
         self._ownership = ownership
         self._gateways = gateways
@@ -221,6 +230,9 @@ class RouterService:
             seen[sender] = number
         else:
             owned.remember(sender, number)
+        if len(entry) > 7:
+            told = {"partition": owned.number, "gateways": len(plain | inboxes)}
+            self._traces.moment("route", entry[7], told)
         if plain:
             item = deliver_item(owned.number, owned.epoch, sender, number, key, entry[4])
             self.forwarded += len(plain)

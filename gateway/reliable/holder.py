@@ -44,6 +44,7 @@ from hubwire.model.limits import RETENTION_SECONDS, UNACKED_BYTES, UNACKED_MESSA
 from hubwire.model.message import Message
 from hubwire.runtime.meters import PerHub
 from hubwire.runtime.service import end_tasks
+from hubwire.runtime.traces import OFF, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,9 @@ class Holder:
         unacked_messages: int = UNACKED_MESSAGES,
         unacked_bytes: int = UNACKED_BYTES,
         tallies: PerHub[HubTally] | None = None,
+        traces: Traces = OFF,
     ) -> None:
+        self._traces = traces
         self._tallies: PerHub[HubTally] = tallies if tallies is not None else PerHub(HubTally, 0)
         self.name = name
         self.log = log_of(self, self._log_lost)
@@ -269,6 +272,8 @@ class Holder:
             to.bytes += sent_bytes
             if content.accepted:
                 self._loop.call_soon(tally.delivered, content.accepted)
+            if content.trace:
+                self._traces.moment("deliver", content.trace, {"hub": hub, "connections": sent})
 
     def _overflow(self, session: Session) -> None:
         """Too much is not acknowledged. Clients acknowledge once a second, so a burst is over the number for

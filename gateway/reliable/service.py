@@ -38,6 +38,7 @@ from hubwire.model.message import Message
 from hubwire.model.permissions import Permission
 from hubwire.model.reconnection import issue_reconnection_token
 from hubwire.runtime.meters import PerHub
+from hubwire.runtime.traces import OFF, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,7 @@ class ReliableSessions:
         replicas: int,
         retention_seconds: float = RETENTION_SECONDS,
         tallies: PerHub[HubTally] | None = None,
+        traces: Traces = OFF,
     ) -> None:
         def inbox_of(gateway: str) -> Inbox:
             return Inbox(bus, gateway, memory=memory, replicas=replicas)
@@ -100,6 +102,7 @@ class ReliableSessions:
             notifications,
             retention_seconds=retention_seconds,
             tallies=tallies,
+            traces=traces,
         )
         self.recoveries: Counter[str] = Counter(dict.fromkeys(RECOVERY_OUTCOMES, 0))
         """Clients that wanted to come back, by what became of it."""

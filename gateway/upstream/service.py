@@ -73,6 +73,7 @@ from hubwire.model.event_handlers import (
     shown_url,
 )
 from hubwire.model.settings import AccessKeys, EventHandler, HubSettings
+from hubwire.runtime.traces import OFF, Traces, current
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +100,9 @@ class UpstreamService:
         secret_of: SecretOf | None = None,
         lookup: Lookup = system_lookup,
         hubs_measured: int = 50,
+        traces: Traces = OFF,
     ) -> None:
+        self._traces = traces
         self.calls = CallTimes(hubs_measured)
         self._settings_of = settings_of
         self._keys_of = keys_of
@@ -342,7 +345,13 @@ class UpstreamService:
         except Unavailable as error:
             reason = f"The access keys are not known, so nothing can be signed: {error}"
             return DeliveryFailure("not_ready", None, reason, 0, 0.0, shown_url(handler.url_template))
+        span = self._traces.begin("event", current.get()) if self._traces.on else None
+        if span is not None:
+            request = request._replace(headers=(*request.headers, ("traceparent", span.traceparent)))
         answer = await self.client.deliver(request, given_up)
+        if span is not None:
+            failed = isinstance(answer, DeliveryFailure)
+            span.end({"hub": source.hub}, name=f"event {request.event.kind}", failed=failed)
         self.calls.record(source.hub, request.event, answer)
         return answer if isinstance(answer, DeliveryFailure) else (request, answer)
 

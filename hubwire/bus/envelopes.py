@@ -2,7 +2,8 @@
 
 To a router, `hw.router.<router>`, answered entry by entry:
     [VERSION, sender, [[partition, epoch, [entry, ...]], ...]]
-      publish   [PUBLISH, partition, key, number, body] or [..., body, publisher, ack id]
+      publish   [PUBLISH, partition, key, number, body] or [..., body, publisher, ack id]; a traced one is
+                [..., body, publisher or nil, ack id or nil, traceparent]
       join      [JOIN, partition, key, seq, digest]
       leave     [LEAVE, partition, key, seq, digest]
       snapshot  [SNAPSHOT, partition, seq, digest, [key, ...], part, parts]
@@ -22,7 +23,7 @@ To a gateway, `hw.gw.<gateway>`:
 A `body` is opaque to routers and is packed once by the publisher:
     [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]
 and, of some publishes, when they were accepted, by the clock of who accepted them (Unix time in seconds): how
-long the way took is measured on those.
+long the way took is measured on those. A traced publish has its traceparent behind that.
 
 `publisher` (a connection) and `ack id` name a publish that its client may send again, also over another
 gateway: the owner answers the second one DUPLICATE and does nothing. A key of reliable members is joined
@@ -83,13 +84,14 @@ def unpack(data: bytes) -> Any:
 
 class Body(NamedTuple):
     """A decoded publish: the message (without its group, which is in the key), and whom it spares.
-    `accepted` is when the service got it, 0.0 when that is not told."""
+    `accepted` is when the service got it, 0.0 when that is not told; `trace` its traceparent, or ""."""
 
     message: Message
     excluded: frozenset[str] | None
     filter: str | None
     ttl_seconds: int
     accepted: float = 0.0
+    trace: str = ""
 
 
 def pack_body(
@@ -98,8 +100,9 @@ def pack_body(
     filter: str | None = None,
     ttl_seconds: int = 0,
     accepted: float = 0.0,
+    trace: str = "",
 ) -> bytes:
-    body = [
+    body: list[Any] = [
         int(message.data_type),
         message.data,
         message.from_user,
@@ -108,7 +111,9 @@ def pack_body(
         filter,
         ttl_seconds,
     ]
-    if accepted:
+    if trace:
+        body += (accepted, trace)
+    elif accepted:
         body.append(accepted)
     return pack(body)
 
@@ -120,12 +125,13 @@ def unpack_body(body: bytes, group: str | None) -> Body:
     """Raises InvalidRequest when the bytes are not a body."""
     try:
         parts = msgpack.unpackb(body, raw=False, unicode_errors="surrogatepass")
+        trace = str(parts.pop()) if len(parts) == 9 else ""
         accepted = float(parts.pop()) if len(parts) == 8 else 0.0
         data_type, data, from_user, metadata, excluded, filter, ttl_seconds = parts
         if type(data) is not bytes:
             raise TypeError("the data are no bytes")
         message = Message(_DATA_TYPES[data_type], data, group, from_user, metadata)
-        return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds, accepted)
+        return Body(message, frozenset(excluded) if excluded else None, filter, ttl_seconds, accepted, trace)
     except (ValueError, TypeError, LookupError, AttributeError, msgpack.exceptions.UnpackException) as error:
         raise InvalidRequest(f"Not a message body: {error}") from error
 

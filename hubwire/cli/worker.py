@@ -39,9 +39,9 @@ async def _rest(worker: Worker) -> Http:
         watching.append(asyncio.create_task(_watched(keys.run(), "keys in the data folder")))
     gateways = LeaseWatch(worker.bus, "gateway", default_ttl=config.lease_seconds)
     store = store_check(worker.bus, config)
-    meters = worker.insight.meters
+    insight = worker.insight
     runner = await make_runner(
-        config, worker.bus, worker.dispatcher, worker.settings, gateways, store, meters
+        config, worker.bus, worker.dispatcher, worker.settings, gateways, store, insight
     )
     server = runner.server
     assert isinstance(server, RestServer)  # setup() has made it

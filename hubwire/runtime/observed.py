@@ -20,6 +20,7 @@ from hubwire.runtime.meters import Meters
 from hubwire.runtime.process import ProcessConfig
 from hubwire.runtime.process_meters import LoopWatch
 from hubwire.runtime.service import Stop, end_tasks, run_service
+from hubwire.runtime.traces import OFF, Traces, open_traces
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class Insight(NamedTuple):
 
     health: Health
     meters: Meters
+    traces: Traces = OFF
 
     @classmethod
     def unseen(cls) -> Insight:
@@ -51,10 +53,15 @@ def run_observed(config: ProcessConfig, main: Observed, beat_fd: int | None = No
     with held.socket:
 
         async def observed(stop: Stop) -> None:
-            insight = Insight.unseen()
+            name = config.name or config.role
+            traces = open_traces(name, _instance(), config.trace_sample)
+            insight = Insight(Health(), Meters(), traces)
             insight.health.stopping = lambda: "It is being stopped." if stop.told else ""
-            async with _seen(config, insight, held.socket):
-                await main(stop, insight)
+            try:
+                async with _seen(config, insight, held.socket):
+                    await main(stop, insight)
+            finally:
+                await asyncio.to_thread(traces.close)
 
         run_service(observed, beat_fd)
 
@@ -62,7 +69,7 @@ def run_observed(config: ProcessConfig, main: Observed, beat_fd: int | None = No
 @asynccontextmanager
 async def _seen(config: ProcessConfig, insight: Insight, listener: socket.socket) -> AsyncIterator[None]:
     name = config.name or config.role
-    exporter = Exporter(insight.meters, name, f"{platform.node()}-{os.getpid()}")
+    exporter = Exporter(insight.meters, name, _instance())
     watch = LoopWatch(insight.health)
     insight.meters.bind(watch.readers)
     pages: dict[str, Page] = {"/metrics": lambda accept: _metrics(exporter, accept)}
@@ -75,6 +82,10 @@ async def _seen(config: ProcessConfig, insight: Insight, listener: socket.socket
     finally:
         await end_tasks([watching])
         await asyncio.to_thread(exporter.close)
+
+
+def _instance() -> str:
+    return f"{platform.node()}-{os.getpid()}"
 
 
 def _metrics(exporter: Exporter, accept: str) -> Answer:

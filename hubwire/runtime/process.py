@@ -145,6 +145,12 @@ class ProcessConfig:
         p.integer(0, 1000),
         "how many hubs have numbers of their own in the metrics, 0 to 1000; the rest are counted together",
     )
+    trace_sample: float = _setting(
+        0.0,
+        p.number(0, 1),
+        "which part of requests and messages that no caller traces is traced, 0 to 1; spans are pushed to "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, and without that nothing is",
+    )
     admin_held: bool = False  # the supervisor holds the port, so it is shared with that
 
     # The edge.

@@ -72,6 +72,7 @@ def test_an_envelope_comes_back_as_it_was_packed(envelope: list[object]) -> None
     st.none() | texts,
     st.integers(0, 300),
     st.floats(0, 1e10),
+    texts,
 )
 def test_a_body_comes_back_as_it_was_packed(
     data_type: DataType,
@@ -82,10 +83,11 @@ def test_a_body_comes_back_as_it_was_packed(
     filter: str | None,
     ttl: int,
     accepted: float,
+    trace: str,
 ) -> None:
     message = Message(data_type, data, None, user, metadata)
-    body = unpack_body(pack_body(message, excluded, filter, ttl, accepted), "g")
-    assert body == (message._replace(group="g"), frozenset(excluded) or None, filter, ttl, accepted)
+    body = unpack_body(pack_body(message, excluded, filter, ttl, accepted, trace), "g")
+    assert body == (message._replace(group="g"), frozenset(excluded) or None, filter, ttl, accepted, trace)
 
 
 @settings(deadline=None)

@@ -41,7 +41,7 @@ def test_a_body_comes_back_as_it_was_packed(data_type: DataType, data: bytes) ->
 
 def test_a_body_without_extras_has_none() -> None:
     body = unpack_body(BODY, None)
-    assert body == (Message(DataType.TEXT, b"hello"), None, None, 0, 0.0)
+    assert body == (Message(DataType.TEXT, b"hello"), None, None, 0, 0.0, "")
 
 
 def test_names_with_lone_surrogates_survive() -> None:
