@@ -116,9 +116,10 @@ class Step:
 class Run:
     """Does the steps, one after the other, and notes when."""
 
-    def __init__(self, release: Release, crowd: ClusterCrowd) -> None:
+    def __init__(self, release: Release, crowd: ClusterCrowd, only: str) -> None:
         self.release = release
         self.crowd = crowd
+        self.only = only
         self.steps: list[Step] = []
 
     async def step(
@@ -126,6 +127,8 @@ class Run:
     ) -> None:
         """`owners`: partitions change owners. `cut`: connections to NATS are lost, on which plain messages
         travel at most once."""
+        if self.only not in name:
+            return
         calls = self.crowd.calls
         before = (calls.statuses.total(), calls.resets, len(calls.failures))
         print(f"{name} ...", flush=True)
@@ -238,7 +241,7 @@ def vendor_faults(crowd: ClusterCrowd, clients: dict[str, VendorClient], since: 
 async def talk(release: Release, arguments: argparse.Namespace) -> int:
     history = History()
     crowd = ClusterCrowd(arguments.clients, arguments.rest, history, random.Random(arguments.seed))
-    run = Run(release, crowd)
+    run = Run(release, crowd, arguments.only)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(crowd.leave)
         crowd.gather()
@@ -260,8 +263,8 @@ async def talk(release: Release, arguments: argparse.Namespace) -> int:
     print(run.table())
     print(
         f"{verdict.acked} publishes acked, {verdict.checked} deliveries looked at, {verdict.recoveries} "
-        f"recoveries, longest {verdict.longest_interruption:.1f} s; REST {dict(crowd.calls.statuses)}, "
-        f"{crowd.calls.resets} resets"
+        f"recoveries, longest {verdict.longest_interruption:.1f} s; longest ack {verdict.longest_ack:.1f} s; "
+        f"REST {dict(crowd.calls.statuses)}, {crowd.calls.resets} resets"
     )
     faults += [str(one) for one in verdict.violations] + crowd.calls.failures + history.errors
     for fault in faults[:40]:
@@ -276,6 +279,8 @@ def main() -> int:
     parser.add_argument("--namespace", default="hubwire-test")
     parser.add_argument("--clients", help="where clients reach the Service; default: its name")
     parser.add_argument("--rest", help="the same for REST")
+    parser.add_argument("--only", default="", help="only the steps with this in their name")
+    parser.add_argument("--logs", type=Path, help="a folder for the last lines of all pods, before the end")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     repository, _, tag = arguments.image.rpartition(":")
@@ -298,6 +303,8 @@ def main() -> int:
         print("helm test passed", flush=True)
         faults = asyncio.run(talk(release, arguments))
         release.test()
+        if arguments.logs:
+            release.save_logs(arguments.logs)
         left = release.uninstall()
         print(f"left after uninstall: {left or 'nothing'}")
         release.remove_namespace()

@@ -140,6 +140,16 @@ class Release:
             command("kubectl", "uncordon", node)
         return node
 
+    def save_logs(self, folder: Path) -> None:
+        """The last lines of every container, and of the one before where there was one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for pod in (one for role in ROLES for one in self.pods(role)):
+            name = str(pod["metadata"]["name"])
+            words = ["logs", name, "--all-containers", "--tail=5000"]
+            (folder / f"{name}.log").write_text(self.kubectl(*words))
+            if any(one["restartCount"] for one in pod["status"]["containerStatuses"]):
+                (folder / f"{name}.previous.log").write_text(self.kubectl(*words, "--previous"))
+
     def uninstall(self) -> str:
         """Remove it, and tell what is left of it (which should be nothing)."""
         self.helm("uninstall", self.name, "--wait", "--timeout", "10m")
