@@ -1,6 +1,6 @@
 """Writes docs/compatibility.md from docs/compatibility.json, the outcomes of the conformance tests.
 
-    pytest tests/conformance tests/browser --compat-report docs/compatibility.json
+    pytest tests/conformance tests/browser tests/upstream --compat-report docs/compatibility.json
     python docs/generate_compatibility.py
 
 With --check it writes nothing and fails when the page is not what it would write.
@@ -29,6 +29,7 @@ VERSION_OF = {
     inventory.PROTOBUF: "protobuf",
     inventory.JS_SERVICE: "@azure/web-pubsub",
     inventory.JS_CLIENT: "@azure/web-pubsub-client",
+    inventory.EXPRESS: "@azure/web-pubsub-express",
 }
 INTRODUCTION = """\
 # Compatibility
@@ -43,7 +44,7 @@ NATS servers. A dash means that this version does not have it; the reason stands
 Client packages open the reliable subprotocol unless they are told otherwise. Both are tested; the plain is
 `protocol_type=WebPubSubProtocolType.JSON` in Python, `protocol: WebPubSubJsonProtocol()` in JavaScript.
 
-To run the tests: `pytest tests/conformance tests/browser`.
+To run the tests: `pytest tests/conformance tests/browser tests/upstream`.
 
 ## Versions tested
 

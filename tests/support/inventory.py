@@ -28,10 +28,14 @@ CLIENT = "azure-messaging-webpubsubclient"
 CLIENT_AIO = "azure-messaging-webpubsubclient (aio)"
 JS_SERVICE = "@azure/web-pubsub"
 JS_CLIENT = "@azure/web-pubsub-client"
+EXPRESS = "@azure/web-pubsub-express"
+HANDLERS = "Event handlers"
 
 PYTHON_PACKAGES = ("azure-messaging-webpubsubservice", "azure-messaging-webpubsubclient", "protobuf")
 JS_FOLDER = Path(__file__).parents[1] / "conformance" / "js"
 JS_PACKAGES = ("@azure/web-pubsub", "@azure/web-pubsub-client")
+EXPRESS_FOLDER = Path(__file__).parents[1] / "upstream" / "express"
+EXPRESS_PACKAGES = {"@azure/web-pubsub-express": EXPRESS, "express4": "express 4", "express5": "express 5"}
 
 REST_OPERATIONS = (
     "GetServiceStatus",
@@ -125,6 +129,19 @@ CONNECTING_ITEMS = (
 )
 CLOSE_CODES = ("1000", "1003", "1007", "1008", "1009", "1011")
 
+EXPRESS_ITEMS = (
+    "user, groups and roles of connect",
+    "connect refused, with status and words",
+    "user events answered",
+    "connection state of its own",
+    "simple clients",
+    "failure of a user event",
+)
+HANDLER_ITEMS = (
+    "abuse protection",
+    "ce-signature with each access key",
+    "connected and disconnected, once and in order",
+)
 JS_METHODS = {
     JS_SERVICE: (
         "WebPubSubServiceClient.addConnectionsToGroups",
@@ -229,6 +246,8 @@ def inventory() -> dict[str, list[str]]:
         CLOSING: list(CLOSE_CODES),
         **{area: public_methods(cls) for area, cls in python_classes().items()},
         **{area: list(methods) for area, methods in JS_METHODS.items()},
+        EXPRESS: list(EXPRESS_ITEMS),
+        HANDLERS: list(HANDLER_ITEMS),
         CHROMIUM: ["WebSocket of the page", f"{JS_CLIENT} in the page"],
     }
 
@@ -238,4 +257,7 @@ def versions() -> dict[str, str]:
     lock: Any = json.loads((JS_FOLDER / "package-lock.json").read_text())
     found = {name: version(name) for name in PYTHON_PACKAGES}
     found |= {name: lock["packages"][f"node_modules/{name}"]["version"] for name in JS_PACKAGES}
+    lock = json.loads((EXPRESS_FOLDER / "package-lock.json").read_text())
+    for folder, name in EXPRESS_PACKAGES.items():
+        found[name] = lock["packages"][f"node_modules/{folder}"]["version"]
     return found

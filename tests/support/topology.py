@@ -312,12 +312,21 @@ class HubwireCluster:
 
     name = "cluster"
 
-    def __init__(self, folder: Path, *, gateways: int = 3, routers: int = 2, control_planes: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gateways: int = 3,
+        routers: int = 2,
+        control_planes: int = 2,
+        handler_port: int = 0,
+        handler_path: str = "/{hub}/{event}",
+    ) -> None:
         self.folder = Path(folder)
         self.key, self.secondary_key = new_key(), new_key()
-        self._handler = hold_listen_port("127.0.0.1", 0)
-        self.handler_port = self._handler.port
-        config = settings_file(self.folder, self.key, self.secondary_key, self.handler_port)
+        self._handler = hold_listen_port("127.0.0.1", 0) if not handler_port else None
+        self.handler_port = self._handler.port if self._handler is not None else handler_port
+        config = settings_file(self.folder, self.key, self.secondary_key, self.handler_port, handler_path)
         self.nats = NatsCluster(self.folder / "nats")
         options = [
             "--nats",
@@ -390,7 +399,8 @@ class HubwireCluster:
         for service in self.services:
             service.close()
         self.nats.close()
-        self._handler.socket.close()
+        if self._handler is not None:
+            self._handler.socket.close()
 
     def __enter__(self) -> Self:
         try:

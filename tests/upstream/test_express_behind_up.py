@@ -1,4 +1,5 @@
-"""A chat on the vendor's middleware, unmodified, Express 4 and 5, behind a whole `hubwire up`."""
+"""A chat on the vendor's middleware, unmodified, Express 4 and 5, behind a whole `hubwire up` and behind a
+cluster, where each client is of another gateway."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.examples import environment, install, node
-from support.topology import HANDLED_HUB, HubwireUp
+from support.inventory import EXPRESS
+from support.topology import HANDLED_HUB, HubwireCluster, HubwireUp
 from support.world import World
 from websockets.exceptions import InvalidStatus
 
@@ -17,7 +19,8 @@ FOLDER = Path(__file__).parent / "express"
 
 
 @pytest.fixture(scope="module", params=["4", "5"])
-def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubwireUp]:
+def application(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of the chat."""
     install(str(FOLDER))
     with subprocess.Popen(
         [node(), "chat.mjs", request.param],
@@ -30,17 +33,29 @@ def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
         assert chat.stdout is not None
         port = chat.stdout.readline().strip()
         assert port.isdigit(), f"the chat did not start: {chat.poll()}"
-        folder = tmp_path_factory.mktemp("up")
-        with HubwireUp(folder, handler_port=int(port), handler_path="/api/webpubsub/hubs/{hub}/") as running:
-            yield running
+        yield int(port)
+
+
+@pytest.fixture(scope="module", params=["up", "cluster"])
+def topology(
+    request: pytest.FixtureRequest, application: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HubwireUp | HubwireCluster]:
+    kind = HubwireUp if request.param == "up" else HubwireCluster
+    path = "/api/webpubsub/hubs/{hub}/"
+    folder = tmp_path_factory.mktemp(request.param)
+    with kind(folder, handler_port=application, handler_path=path) as running:
+        yield running
 
 
 @pytest.fixture
-async def chat(up: HubwireUp) -> AsyncIterator[World]:
-    async with World(up, HANDLED_HUB) as one:
+async def chat(topology: HubwireUp | HubwireCluster) -> AsyncIterator[World]:
+    async with World(topology, HANDLED_HUB) as one:
         yield one
 
 
+@pytest.mark.compat(
+    EXPRESS, "user, groups and roles of connect", "user events answered", "connection state of its own"
+)
 async def test_who_has_a_name_is_let_in_with_groups_and_roles_and_is_answered(chat: World) -> None:
     url = chat.client_url(roles=[])  # a token that says nothing
     ada, bob = [await chat.json_by_url(f"{url}&name={name}") for name in ("ada", "bob")]
@@ -58,12 +73,14 @@ async def test_who_has_a_name_is_let_in_with_groups_and_roles_and_is_answered(ch
     assert await bob.data() == {"from": "bob", "text": "hi", "said": 1}, "each has a state of its own"
 
 
+@pytest.mark.compat(EXPRESS, "simple clients")
 async def test_a_simple_client_is_answered_too(chat: World) -> None:
     client = await chat.simple(roles=[], query="&name=carol")
     await client.send_frame("hi")
     assert json.loads(await client.frame()) == {"from": "carol", "text": "hi", "said": 1}
 
 
+@pytest.mark.compat(EXPRESS, "connect refused, with status and words")
 async def test_who_has_none_or_is_not_wanted_is_refused_with_the_words_of_the_application(
     chat: World,
 ) -> None:
@@ -74,6 +91,7 @@ async def test_who_has_none_or_is_not_wanted_is_refused_with_the_words_of_the_ap
         assert (refused.value.response.status_code, refused.value.response.body) == (status, words)
 
 
+@pytest.mark.compat(EXPRESS, "failure of a user event")
 async def test_a_failure_of_the_application_is_a_failed_ack_and_the_connection_stays(chat: World) -> None:
     client = await chat.json_by_url(chat.client_url(roles=[]) + "&name=dan")
     refused = await client.request("event", event="crash", data=1)
