@@ -59,6 +59,7 @@ class OwnLog:
         self._order = count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._was_lost = False
+        self._life = 0  # inboxes that were lost
         self._closed = False
         self._insisted: deque[tuple[bytes, Folded]] = deque()
         self._unsettled: Counter[str] = Counter()
@@ -91,14 +92,14 @@ class OwnLog:
         if seconds is not None:
             end = self._loop.time() + seconds
             wanted = lambda: self._loop.time() < end  # noqa: E731
-        self.writer.submit(self.name, entry, partial(self._stored, folded), wanted)
+        self.writer.submit(self.name, entry, partial(self._stored, self._life, folded), wanted)
 
     def write_all(self, entries: list[bytes], folded: Folded) -> None:
         """Several behind one another; called back for the last one. Raises like `write`; then some of them
         may be written."""
         for entry in entries[:-1]:
             self.writer.submit(self.name, entry, None)
-        self.writer.submit(self.name, entries[-1], partial(self._stored, folded))
+        self.writer.submit(self.name, entries[-1], partial(self._stored, self._life, folded))
 
     async def written(self, entries: Iterable[bytes], seconds: float = WRITE_SECONDS) -> None:
         """Write entries behind one another, however many bytes they are, and wait until the last one is
@@ -145,10 +146,11 @@ class OwnLog:
                 self._call(folded, error)
             self._insisted.popleft()
 
-    def _stored(self, folded: Folded, seq: int, error: HubwireError | None) -> None:
+    def _stored(self, life: int, folded: Folded, seq: int, error: HubwireError | None) -> None:
         if error is not None:
             folded(error)
-        elif seq == MISSING or self.fold is None:
+        elif seq == MISSING or self.fold is None or life != self._life:
+            # The number may be of the inbox before this one, and would never come here.
             folded(LOST)
         elif seq <= self.fold.position:
             folded(None)
@@ -174,6 +176,7 @@ class OwnLog:
     def _lost(self, why: str) -> None:
         log.error("inbox_lost", gateway=self.name, reason=why)
         self._was_lost = True
+        self._life += 1
         tail, self._tail, self.fold = self._tail, None, None
         if tail is not None:
             task = self._loop.create_task(tail.stop())

@@ -13,6 +13,7 @@ import gateway.reliable.logs
 import gateway.reliable.moves
 from gateway.reliable.holder import Holder
 from hubwire.bus.inbox import inbox_is_gone
+from hubwire.bus.inbox_entries import left_entry
 from hubwire.model.errors import PermissionDenied, Unavailable
 from hubwire.model.names import new_connection_id
 from hubwire.model.reconnection import issue_reconnection_token
@@ -764,3 +765,20 @@ async def test_when_the_records_are_lost_a_session_that_had_moved_ends_where_it_
     assert (await second.record(alice)).ended
     assert (await second.record(away)).ended
     await second.leaves_nothing()
+
+
+async def test_an_answer_of_an_inbox_that_was_lost_keeps_nobody_waiting_in_the_next_one(one, monkeypatch):
+    here = one.places[0]
+    alice = await one.reliable("alice")
+    log = here.sessions.holder.log
+    answers, heard = [], []
+    with monkeypatch.context() as patched:
+        patched.setattr(log.writer, "submit", lambda _to, _entry, done, _wanted: answers.append(done))
+        log.write(left_entry(alice.id, "room"), heard.append)
+    await log.inbox.delete()
+    await alice.is_told(1008)
+    again = await one.reliable("again")  # in a new inbox
+    answers[0](1_000_000, None)
+    assert [type(error) for error in heard] == [Unavailable]
+    again.close()
+    await here.leaves_nothing()
