@@ -40,7 +40,7 @@ def test_every_result_that_is_kept_is_of_a_row_and_has_its_heads() -> None:
         if kept["name"] in by_name:
             assert [head["title"] for head in kept["heads"]] == [h.title for h in by_name[kept["name"]].heads]
         assert kept["machine"]["date"]
-        assert kept["command"].startswith("python -m loadtest.bench ")
+        assert kept["command"].startswith("python -m loadtest.bench")
 
 
 def test_a_row_that_became_worse_than_its_tolerance_is_named() -> None:
