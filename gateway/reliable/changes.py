@@ -111,9 +111,11 @@ class Changes:
             if group in session.groups and fault is None:
                 if session.announced:
                     holder.notifications.joined(session, group)
+                holder.log.end(session.id)
                 finished(None)
             else:
                 self._take_back(session, group, key, over)
+                holder.log.end(session.id)
                 done(fault or Unavailable("The session has lost its log."))
 
         def confirmed(error: HubwireError | None) -> None:
@@ -121,6 +123,9 @@ class Changes:
                 try:
                     self._check(session)
                     holder.log.write(joined_entry(session.id, group), folded)
+                    # It may come behind the mark of another gateway, and is taken back then: the session must
+                    # not come here again before that, or the taking back would be of its next stay.
+                    holder.log.begin(session.id)
                     return
                 except HubwireError as fault:
                     error = fault

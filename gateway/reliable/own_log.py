@@ -117,17 +117,25 @@ class OwnLog:
         """Write an entry of a session that must come into the log, whatever waits for it now; called back
         when it is folded, or with an error when the log is lost or closed. Until then the session is not
         `settled`. There are few of a session, so they are bounded by the sessions."""
-        self._unsettled[session_id] += 1
+        self.begin(session_id)
 
         def settled(error: HubwireError | None) -> None:
-            self._unsettled[session_id] -= 1
-            if not self._unsettled[session_id]:
-                del self._unsettled[session_id]
+            self.end(session_id)
             folded(error)
 
         self._insisted.append((entry, settled))
         if len(self._insisted) == 1:
             self._try_insisted()
+
+    def begin(self, session_id: str) -> None:
+        """Something of a session is on its way into the log: it is not `settled` until `end`."""
+        self._unsettled[session_id] += 1
+
+    def end(self, session_id: str) -> None:
+        """What was begun is folded, or will not be. Once for each `begin`."""
+        self._unsettled[session_id] -= 1
+        if not self._unsettled[session_id]:
+            del self._unsettled[session_id]
 
     def settled(self, session_id: str) -> bool:
         """Whether nothing of before is still on its way into the log for this session: it could meet the

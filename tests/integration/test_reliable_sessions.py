@@ -782,3 +782,25 @@ async def test_an_answer_of_an_inbox_that_was_lost_keeps_nobody_waiting_in_the_n
     assert [type(error) for error in heard] == [Unavailable]
     again.close()
     await here.leaves_nothing()
+
+
+async def test_a_session_does_not_come_back_before_its_last_join_here_is_decided(two, monkeypatch):
+    first, second = two.places
+    alice = await two.reliable("alice", at=first)
+    log = first.sessions.holder.log
+    stuck = []
+    with monkeypatch.context() as patched:
+        patched.setattr(log.writer, "submit", lambda *entry: stuck.append(entry))
+        alice.ask("joinGroup", group="room")
+        await until(lambda: stuck, 20)
+    await alice.recover(second)
+    await alice.join("room")
+    assert await alice.try_to_recover(first) == 503
+    for entry in stuck:
+        log.writer.submit(*entry)
+    await alice.recover(first)
+    bob = await two.reliable("bob", at=second)
+    await bob.publish("room", "1")
+    await alice.has("1")
+    alice.close()
+    bob.close()
