@@ -164,6 +164,7 @@ def section(result: dict[str, Any]) -> str:
     lines.append(f"Load average before each run: {loads}.")
     for name, why in sorted(missing.items()):
         lines.append(f"Not measured in some or all runs: {name} ({why}).")
+    lines += [f"Hubwire failed in {why}" for why in result.get("failed", ())]
     return "\n".join(lines) + "\n" + _profile(result)
 
 

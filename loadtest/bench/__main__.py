@@ -74,13 +74,21 @@ def run_rows(rows: Sequence[Row], runs: int, options: Options, command: str) -> 
     """Interleaved: every row once, then again, so that a busy minute of the machine falls on all of them."""
     gathered: dict[str, list[Run]] = {row.name: [] for row in rows}
     loads: dict[str, list[float]] = {row.name: [] for row in rows}
+    failed: dict[str, list[str]] = {row.name: [] for row in rows}
     samples: dict[str, dict[str, Counter[str]]] = {row.name: {} for row in rows}
     for number in range(runs):
         for row in rows:
             print(f"run {number + 1} of {runs}: {row.name}", file=sys.stderr)
             loads[row.name].append(machine.load())
             options.samples = samples[row.name]
-            gathered[row.name].append(row.measure(options))
+            try:
+                gathered[row.name].append(row.measure(options))
+            except (OSError, RuntimeError) as fault:
+                # The other runs are worth something; but none at all is no result.
+                failed[row.name].append(f"run {number + 1}: {fault}")
+                print(f"{row.name} failed: {fault}", file=sys.stderr)
+                if len(failed[row.name]) == runs:
+                    raise
     facts, known = machine.facts(), versions()
     return [
         results.result(
@@ -92,6 +100,7 @@ def run_rows(rows: Sequence[Row], runs: int, options: Options, command: str) -> 
                 "machine": facts,
                 "peers": known,
                 "not_measured": dict(options.missing),
+                "failed": failed[row.name],
                 **_profile(samples[row.name], f"{row.name}{command}" if options.profile else ""),
             },
         )

@@ -119,6 +119,7 @@ def hubwire(
             "HUBWIRE_LOG_LEVEL": "warning",
             "HUBWIRE_DRAIN_SECONDS": "0",
             "HUBWIRE_ADMIN_PORT": "0",
+            "HUBWIRE_LEASE_SECONDS": "30",  # a machine that starves the gateway is no reason to end it
         } | {f"HUBWIRE_{name.upper()}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "hubwire.cli.main"]
         running.start("router", [*command, "router"], env=env, cwd=ROOT)
