@@ -165,7 +165,8 @@ class Moves:
                 attempt = holder.coming.begin(session_id, record.generation + 1)
                 try:
                     with fold.pin() as pin:
-                        here = await self._write_down(attempt, record, other, state, fold, pin.since)
+                        since = max(pin.since, await holder.log.stored())
+                        here = await self._write_down(attempt, record, other, state, fold, since)
                 except BaseException as error:
                     self.lost += 1
                     holder.coming.give_up(attempt)

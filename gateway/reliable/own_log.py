@@ -21,6 +21,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.inbox import Inbox
 from hubwire.bus.inbox_tail import InboxTail
 from hubwire.bus.inbox_writer import MISSING, InboxWriter
+from hubwire.bus.jetstream import StreamMissing
 from hubwire.bus.settle import settle
 from hubwire.model.errors import HubwireError, LimitExceeded, Unavailable
 
@@ -112,6 +113,14 @@ class OwnLog:
                     await future
         except TimeoutError as error:
             raise Unavailable("The gateway's inbox does not take entries.") from error
+
+    async def stored(self) -> int:
+        """The last message in the inbox, which may be far ahead of the fold: what stands there already is
+        older than whatever is asked of owners from now on. Raises Unavailable."""
+        try:
+            return (await self.inbox.info()).last
+        except StreamMissing as error:
+            raise LOST from error
 
     def insist(self, session_id: str, entry: bytes, folded: Folded) -> None:
         """Write an entry of a session that must come into the log, whatever waits for it now; called back

@@ -14,10 +14,15 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.timeout(660)  # a machine that has other work counts too
-@pytest.mark.parametrize(("first", "last"), [(1, 12), (13, 24)])
-def test_sessions_move_and_everything_fails_and_every_promise_holds(first: int, last: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "last", "faults"),
+    [(1, 24, ()), (25, 48, ()), (1, 8, ("consumers,stop gateway",))],  # the last: a fold far behind its inbox
+)
+def test_sessions_move_and_everything_fails_and_every_promise_holds(
+    first: int, last: int, faults: tuple[str, ...]
+) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "support.reliable_simulation", f"{first}-{last}"],
+        [sys.executable, "-m", "support.reliable_simulation", f"{first}-{last}", *faults],
         cwd=TESTS,
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
