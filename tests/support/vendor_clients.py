@@ -138,8 +138,9 @@ class _JavaScript:
 
 @contextlib.asynccontextmanager
 async def vendor_client(kind: str, url: str) -> AsyncIterator[VendorClient]:
-    """`python`, `python-aio` or `javascript`, connected to this client access URL; closed afterwards."""
-    if kind != "javascript":
+    """`python`, `python-aio`, `javascript` or, over protobuf.reliable, `javascript-protobuf`; connected to
+    this client access URL, closed afterwards."""
+    if not kind.startswith("javascript"):
         client = _Python(url, kind == "python")
         await client.open()
         try:
@@ -149,7 +150,7 @@ async def vendor_client(kind: str, url: str) -> AsyncIterator[VendorClient]:
             await client.call("close")
         return
     process = await asyncio.create_subprocess_exec(
-        "node", "recovers.mjs", url, cwd=JS_FOLDER, stdin=PIPE, stdout=PIPE
+        "node", "recovers.mjs", url, kind.removeprefix("javascript-"), cwd=JS_FOLDER, stdin=PIPE, stdout=PIPE
     )
     script = _JavaScript(process)
     reading = asyncio.create_task(script.read())

@@ -1,12 +1,15 @@
 // @azure/web-pubsub-client, unmodified, driven over pipes by a test that breaks what it is connected to:
-// argv: the client access URL. Lines in: {"join": group} or {"publish": text, "group": group}.
+// argv: the client access URL, then `protobuf` for protobuf.reliable instead of the default, json.reliable.
+// Lines in: {"join": group} or {"publish": text, "group": group}.
 // Lines out: what happened, in order.
 
 import { createInterface } from "node:readline";
 import { WebPubSubClient } from "@azure/web-pubsub-client";
+import { protobufReliable } from "./protobuf-reliable.mjs";
 
 const say = (what) => process.stdout.write(JSON.stringify(what) + "\n");
-const client = new WebPubSubClient(process.argv[2]);
+const options = process.argv[3] === "protobuf" ? { protocol: protobufReliable } : {};
+const client = new WebPubSubClient(process.argv[2], options);
 
 client.on("connected", (e) => say({ connected: e.connectionId }));
 client.on("disconnected", (e) => say({ disconnected: e.connectionId ?? "" }));
