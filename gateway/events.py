@@ -10,6 +10,7 @@ fails at once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -27,6 +28,7 @@ from gateway.upstream.source import EventSource
 from hubwire.model.errors import HubwireError, InternalError, NotFound
 from hubwire.model.event_handlers import CONNECT, HandlerEvent
 from hubwire.model.message import Message
+from hubwire.model.settings import DEFAULT_HUB_SETTINGS, HubSettings
 from hubwire.runtime.service import end_tasks
 
 log = structlog.get_logger(__name__)
@@ -62,14 +64,22 @@ class Welcome(NamedTuple):
 
 class ClientEvents:
     """Asks on behalf of the connections of one gateway. Without an `upstream` there are no handlers.
+    `settings_of` has the settings of a hub as they are now.
 
     Counters are plain integers that metrics read: `connects` of clients and `events` that were asked about,
     `connects_refused`, `events_failed` and `events_unhandled` of them.
     """
 
-    def __init__(self, upstream: UpstreamService | None, listeners: Listeners | None = None) -> None:
+    def __init__(
+        self,
+        upstream: UpstreamService | None,
+        listeners: Listeners | None = None,
+        *,
+        settings_of: Callable[[str], HubSettings] = lambda _: DEFAULT_HUB_SETTINGS,
+    ) -> None:
         self._upstream = upstream
         self._listeners = listeners
+        self._settings_of = settings_of
         self._running: dict[Connection, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.connecting: set[asyncio.Task[object]] = set()
@@ -141,10 +151,12 @@ class ClientEvents:
         event = HandlerEvent("user", request.event)
         event_id = connection.source.next_id()  # counts also what nobody wants (3.5)
         hub = connection.hub
+        wants_ack = request.ack_id is not None
+        closes = connection.simple or self._settings_of(hub).close_on_event_failure
         if not (self._listeners is not None and self._listeners.wants(hub, event)) and not (
             self._upstream is not None and self._upstream.wants(hub, event)
         ):
-            self._unhandled(connection, request.event, request.ack_id is not None, done)
+            self._unhandled(connection, request.event, closes, wants_ack, done)
             return
         self.events += 1
         context = EventContext(
@@ -155,7 +167,8 @@ class ClientEvents:
             request.data,
             request.metadata,
             connection.simple,
-            request.ack_id is not None,
+            wants_ack,
+            closes,
         )
         task = asyncio.create_task(self._run(connection, context, done))
         self._running[connection] = task
@@ -187,10 +200,10 @@ class ClientEvents:
         self._running.pop(connection, None)
         if failure is not None:
             self.events_failed += 1
-            if connection.simple:
-                connection.close(1011, "The message could not be handled.", "SendEventFailed")
+            if context.closes:
+                _close(connection, "The message could not be handled.", "SendEventFailed")
         elif result is None:
-            self._unhandled(connection, context.name, context.wants_ack, done)
+            self._unhandled(connection, context.name, context.closes, context.wants_ack, done)
             return
         elif message is not None:
             connection.deliver(message, done)  # before the ack (4.5)
@@ -212,13 +225,23 @@ class ClientEvents:
                 return result
         return EventAnswered(None) if heard else None
 
-    def _unhandled(self, connection: Connection, name: str, wants_ack: bool, done: Executed) -> None:
-        """A failed ack (client-protocols.md 3.5); a simple client is closed: it can learn of it in no other
-        way (6.4)."""
+    def _unhandled(
+        self, connection: Connection, name: str, closes: bool, wants_ack: bool, done: Executed
+    ) -> None:
+        """A failed ack (client-protocols.md 3.5), unless the hub has its clients closed; a simple one always
+        is: it can learn of it in no other way (6.4)."""
         self.events_unhandled += 1
         if self._upstream is not None:
-            simple = connection.simple
-            self._upstream.unhandled(connection.source, name, simple=simple, wants_ack=wants_ack)
-        if connection.simple:
-            connection.close(1011, "No event handler is there for this message.", "EventHandlerNotFound")
+            self._upstream.unhandled(connection.source, name, closes=closes, wants_ack=wants_ack)
+        if closes:
+            _close(connection, "No event handler is there for this message.", "EventHandlerNotFound")
         done(NotFound(f"No event handler matches the event '{name}'."))
+
+
+def _close(connection: Connection, why: str, category: str) -> None:
+    """For a failed event (server-events.md 4.6). A PubSub client reads the reason in a `disconnected`
+    message, a simple one in the close frame. A reliable session ends with it."""
+    if connection.simple:
+        connection.close(1011, why, category)
+    else:
+        connection.close_administratively(why, 1011, category, why)

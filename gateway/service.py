@@ -114,7 +114,7 @@ class GatewayService:
         settings.add_listener(self._bounds.settings_changed)
         self._audiences = AudiencePolicy.of(public_endpoints)
         self._flusher = Flusher(loop)
-        self.events = ClientEvents(upstream, listeners)
+        self.events = ClientEvents(upstream, listeners, settings_of=settings.hub)
         self._notifications = notifications or Silent()
         self._joining: set[tuple[Connection, str]] = set()  # joins that are not confirmed, so not told yet
         self.fronts = Undecided()

@@ -18,6 +18,8 @@ from hubwire.model.names import normalize_hub
 from hubwire.model.settings import EventHubEndpoint, HubSettings
 
 _UNSUPPORTED = ("chat",)  # of Azure's preview versions (management-api.md 5.3)
+_OURS = {"limits": "limits", "closeOnEventFailure": "close_on_event_failure"}
+"""Properties that Azure has none of, and the attributes that they are."""
 
 
 def hub_body(resource: ResourceId, name: str, settings: HubSettings) -> dict[str, Any]:
@@ -26,8 +28,9 @@ def hub_body(resource: ResourceId, name: str, settings: HubSettings) -> dict[str
         # What was not given is left out, as Azure does.
         for key in [key for key, value in handler.items() if value is None]:
             del handler[key]
-    if not properties["limits"]:  # ours, not Azure's: shown where there are some
-        del properties["limits"]
+    for extension in _OURS:
+        if not properties[extension]:  # shown where there is something to see
+            del properties[extension]
     return {
         "properties": properties,
         "id": f"{resource}/hubs/{name}",
@@ -53,21 +56,22 @@ async def put_hub(services: Services, resource: ResourceId, name: str, request: 
     """200 for a change, 201 for the first settings of a hub, both with the finished hub: no polling.
 
     `validation`, which SDKs do not look at, says which of its event handlers agreed to be called, and why
-    not; it is null when nobody could ask. `limits`, which Azure has none of, stay as they are when they are
-    not named, or each change by a vendor's tool would lift them; null takes them away.
+    not; it is null when nobody could ask. `limits` and `closeOnEventFailure`, which Azure has none of, stay
+    as they are when they are not named, or each change by a vendor's tool would lift them; null takes them
+    away.
     """
     try:
         normalize_hub(name)
-        wanted, limits_named = _read(await read_body(request, services.config.max_body_bytes))
+        wanted, unnamed = _read(await read_body(request, services.config.max_body_bytes))
     except InvalidRequest as error:
         raise bad_content(str(error), error.target) from None
     _refuse_unsupported(services, wanted)
     had = services.settings.hub_entry(name) is not None
 
     def change(present: HubSettings | None) -> HubSettings:
-        if present is None or limits_named:
+        if present is None:
             return wanted
-        return msgspec.structs.replace(wanted, limits=present.limits)
+        return msgspec.structs.replace(wanted, **{name: getattr(present, name) for name in unnamed})
 
     settings = await services.settings.change_hub(name, change)
     body = hub_body(resource, name, settings)
@@ -82,8 +86,8 @@ async def delete_hub(services: Services, name: str) -> web.Response:
     return web.Response(status=200, headers={"Content-Length": "0"}) if had else web.Response(status=204)
 
 
-def _read(body: bytes) -> tuple[HubSettings, bool]:
-    """The settings, and whether their limits are named at all."""
+def _read(body: bytes) -> tuple[HubSettings, list[str]]:
+    """The settings, and which attributes that Azure has none of they do not name at all."""
     try:
         content = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -94,7 +98,8 @@ def _read(body: bytes) -> tuple[HubSettings, bool]:
     for name in properties:
         if name in _UNSUPPORTED and properties[name] is not None:
             raise not_supported(f"The hub property '{name}' is not supported by this service: leave it out.")
-    return parse_hub_settings(properties), "limits" in properties
+    unnamed = [attribute for name, attribute in _OURS.items() if name not in properties]
+    return parse_hub_settings(properties), unnamed
 
 
 def _refuse_unsupported(services: Services, settings: HubSettings) -> None:

@@ -34,7 +34,8 @@ ConnectResult: TypeAlias = ConnectAccepted | ConnectRefused
 
 class EventContext(NamedTuple):
     """A client's message. `event_id` comes from `source.next_id()`, also when a listener gets the event too.
-    `simple`: the client has no subprotocol of ours. `wants_ack`: it gave an ack id."""
+    `simple`: the client has no subprotocol of ours. `wants_ack`: it gave an ack id. `closes`: its connection
+    is closed when the event fails (4.6)."""
 
     source: EventSource
     event_id: int
@@ -44,6 +45,7 @@ class EventContext(NamedTuple):
     metadata: Mapping[str, str] | None
     simple: bool
     wants_ack: bool
+    closes: bool
 
 
 class EventAnswered(NamedTuple):

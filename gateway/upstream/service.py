@@ -222,7 +222,7 @@ class UpstreamService:
                 context.metadata,
             )
 
-        told = _told(context.simple, context.wants_ack)
+        told = _told(context.closes, context.wants_ack)
         outcome = await self._ask(
             source,
             handler,
@@ -241,10 +241,11 @@ class UpstreamService:
         self._accepted(source, request, answer, result.state)
         return EventAnswered(result.message)
 
-    def unhandled(self, source: EventSource, name: str, *, simple: bool, wants_ack: bool) -> None:
-        """Tell people of a client's event that nobody wants: no handler, and no listener (4.6)."""
+    def unhandled(self, source: EventSource, name: str, *, closes: bool, wants_ack: bool) -> None:
+        """Tell people of a client's event that nobody wants: no handler, and no listener (4.6). `closes`:
+        its connection is closed for it."""
         reason = f"No event handler or listener of the hub is for the user event {name[:64]!r}."
-        told = _told(simple, wants_ack)
+        told = _told(closes, wants_ack)
         self._failed(DeliveryFailure("no_handler", None, reason, 0, 0.0, ""), source, name, told)
 
     # -- notifications --------------------------------------------------------------------------------------
@@ -384,8 +385,8 @@ class UpstreamService:
         )
 
 
-def _told(simple: bool, wants_ack: bool) -> str:
-    return "closed 1011" if simple else "failed ack" if wants_ack else "nothing"
+def _told(closes: bool, wants_ack: bool) -> str:
+    return "closed 1011" if closes else "failed ack" if wants_ack else "nothing"
 
 
 def _failure(answer: Answer, request: EventRequest, fault: BadAnswer) -> DeliveryFailure:

@@ -134,6 +134,7 @@ async def _play(args: Namespace, hub: str, host: str, key: str, data: bytes) -> 
             None,
             simple=False,
             wants_ack=True,
+            closes=False,
         )
         steps.append(explain_user_event(args.event, await service.user_event(event)))
         over = service.notification(source, DISCONNECTED, source.next_id(), "hubwire events test is over")

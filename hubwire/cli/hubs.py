@@ -80,6 +80,11 @@ def _set_options(parser: ArgumentParser) -> None:
         + ", ".join(_LIMITS),
     )
     parser.add_argument("--no-limits", action="store_true", help="remove all limits of this hub")
+    parser.add_argument(
+        "--on-event-failure",
+        choices=("stay", "close"),
+        help="a PubSub client whose event fails stays, with a failed ack, or is closed",
+    )
     parser.add_argument("--keep-alive", metavar="SECONDS", type=int, help="WebSocket pings, 1 to 120")
     parser.add_argument(
         "--file",
@@ -191,6 +196,8 @@ def _changes(args: Namespace) -> dict[str, Any]:
         changes["eventListeners"] = []
     if args.anonymous:
         changes["anonymousConnectPolicy"] = args.anonymous
+    if args.on_event_failure:
+        changes["closeOnEventFailure"] = args.on_event_failure == "close"
     if args.limit and args.no_limits:
         raise InvalidRequest("--limit and --no-limits exclude each other; give one.")
     if args.limit:

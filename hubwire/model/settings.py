@@ -92,13 +92,18 @@ class HubLimits(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
 
 class HubSettings(msgspec.Struct, frozen=True, rename="camel"):
-    """The settings of one hub. A hub without settings works with these defaults."""
+    """The settings of one hub. A hub without settings works with these defaults.
+
+    `close_on_event_failure` is an extension of Azure's settings (server-events.md 4.6): a PubSub client whose
+    event fails is closed with 1011, as Azure's first documents say, and gets no ack. Otherwise it gets a
+    failed ack, and stays. A simple client is closed either way."""
 
     event_handlers: tuple[EventHandler, ...] = ()
     event_listeners: tuple[EventListener, ...] = ()
     anonymous_connect_policy: Literal["allow", "deny"] = "deny"
     web_socket_keep_alive_interval_in_seconds: KeepAliveSeconds = 20
     limits: HubLimits = HubLimits()
+    close_on_event_failure: bool = False
 
 
 class AccessKeys(msgspec.Struct, frozen=True):

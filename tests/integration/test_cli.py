@@ -149,6 +149,9 @@ def test_hub_settings_are_set_shown_changed_and_removed(up: Up) -> None:
     one_less = result(up, "hubs", "set", "shop", "--limit", "messagesPerSecond=")["properties"]
     assert one_less["limits"] == {"maxMessageBytes": 1000}
     assert result(up, "hubs", "set", "shop", "--no-limits")["properties"] == changed
+    closing = result(up, "hubs", "set", "shop", "--on-event-failure", "close")["properties"]
+    assert closing == {**changed, "closeOnEventFailure": True}
+    assert result(up, "hubs", "set", "shop", "--on-event-failure", "stay")["properties"] == changed
     again = result(up, "hubs", "set", "shop", "--file", "-", typed=json.dumps({"properties": changed}))
     assert again["properties"] == changed
     assert result(up, "hubs", "remove", "shop")["removed"] is True

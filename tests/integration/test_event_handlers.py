@@ -496,6 +496,68 @@ async def test_a_simple_client_is_closed_when_its_event_fails(stack, app, hub):
     assert stack.service.closed["SendEventFailed"] >= 1
 
 
+PUBSUB_FAILURES = [
+    ("ping", 500, "The message could not be handled.", "SendEventFailed", "status"),
+    ("other", 204, "No event handler is there for this message.", "EventHandlerNotFound", "no_handler"),
+]
+
+
+@pytest.mark.parametrize("ack_id", [None, 1])
+@pytest.mark.parametrize("subprotocol", [JSON, PROTOBUF])
+@pytest.mark.parametrize(("name", "status", "why", "category", "cause"), PUBSUB_FAILURES)
+async def test_a_hub_may_have_clients_closed_whose_event_fails(
+    stack, app, hub, subprotocol, ack_id, name, status, why, category, cause
+):
+    """A `disconnected` message, then 1011, and no ack: it would say that the connection stays (4.6)."""
+    await settle(stack, hub, asks(app, "ping"), close_on_event_failure=True)
+    closed = stack.service.closed[category]
+    async with await stack.client("ada", hub=hub, subprotocols=[subprotocol]) as client:
+        await client.frame()
+        app.answer = answering(204)
+        say_event(client, subprotocol, "ping", 7)
+        await client.frame()  # a good event's ack: it stays
+        app.answer = answering(status, b"stack trace" if status == 500 else b"")
+        say_event(client, subprotocol, name, ack_id)
+        say_event(client, subprotocol, "ping", 8)  # too late
+        opcode, payload = await client.frame()
+        if subprotocol == JSON:
+            assert (opcode, json.loads(payload)) == (
+                TEXT,
+                {"type": "system", "event": "disconnected", "message": why},
+            )
+        else:
+            told = DownstreamMessage.FromString(payload).system_message.disconnected_message
+            assert (opcode, told.reason) == (BINARY, why)
+        assert await client.frame() == (CLOSE, (1011).to_bytes(2, "big"))
+    assert stack.service.closed[category] == closed + 1
+    assert len(app.seen) == (3 if cause == "status" else 2)  # with `connect`
+    found = [each for each in stack.worker.upstream.failures.latest() if each.hub == hub]
+    assert [(each.category, each.told) for each in found] == [(cause, "closed 1011")]
+
+
+async def test_closing_clients_whose_event_fails_begins_and_ends_with_the_next_event(stack, app, hub):
+    async with await stack.json("ada", hub=hub) as client:
+        client.say({"type": "event", "event": "e", "data": 1, "ackId": 1})
+        assert await client.hear() == {**FAILED, "ackId": 1}
+        await settle(stack, hub, close_on_event_failure=True)
+        await settle(stack, hub)
+        client.say({"type": "event", "event": "e", "data": 1, "ackId": 2})
+        assert await client.hear() == {**FAILED, "ackId": 2}
+        await settle(stack, hub, close_on_event_failure=True)
+        client.say({"type": "event", "event": "e", "data": 1, "ackId": 3})
+        assert (await client.hear())["event"] == "disconnected"
+        assert (await client.closed())[0] == 1011
+
+
+def say_event(client, subprotocol, name, ack_id):
+    if subprotocol == JSON:
+        more = {} if ack_id is None else {"ackId": ack_id}
+        client.say({"type": "event", "event": name, "data": 1, **more})
+        return
+    event = {"event": name, "data": {"text_data": "x"}} | ({} if ack_id is None else {"ack_id": ack_id})
+    client.send(masked(BINARY, UpstreamMessage(event_message=event).SerializeToString()))
+
+
 async def test_an_event_that_no_handler_wants_fails(stack, app, hub):
     await settle(stack, hub, asks(app, "ping, PONG"))
     async with await stack.json("ada", hub=hub) as client:

@@ -17,6 +17,7 @@ from hubwire.bus.inbox_entries import left_entry
 from hubwire.model.errors import PermissionDenied, Unavailable
 from hubwire.model.names import new_connection_id
 from hubwire.model.reconnection import issue_reconnection_token
+from hubwire.model.settings import HubSettings
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -46,6 +47,26 @@ async def holds(log, size):
 
 async def begins_behind(log, seq):
     return (await log.inbox.info()).first > seq
+
+
+@pytest.mark.parametrize("with_ack", [True, False])
+async def test_a_session_ends_with_an_event_that_failed_where_the_hub_has_its_clients_closed(one, with_ack):
+    settings = HubSettings(close_on_event_failure=True)
+    await one.worker.settings.put_hub(HUB, settings)
+    await until(lambda: one.worker.settings.hub(HUB) == settings)
+    here = one.places[0]
+    alice = await one.reliable("alice", groups=["room"])
+    event = {"type": "event", "event": "e", "dataType": "text", "data": "x"}
+    alice.raw.say({**event, "ackId": 1} if with_ack else event)
+    told = await alice.read()
+    assert (told["type"], told["event"]) == ("system", "disconnected")
+    await alice.is_told(1011)
+
+    async def it_is_over():
+        return await alice.try_to_recover(here) == 1008  # 503 until its end is decided
+
+    await until_awaited(it_is_over)
+    await here.leaves_nothing()
 
 
 async def test_a_session_outlives_its_socket_and_ends_with_a_close_frame(one):

@@ -717,8 +717,8 @@ async def test_each_failure_is_one_line_one_count_and_one_record_without_secrets
     config = LOCAL._replace(failures_kept=3)
     async with service_for(hub(everything(app.base)), config) as service:
         with capture_logs() as lines:
-            for simple, wants_ack in ((True, False), (False, True), (False, False)):
-                await service.user_event(event(data=b"PAYLOAD", simple=simple, wants_ack=wants_ack))
+            for closes, wants_ack in ((True, False), (False, True), (False, False)):
+                await service.user_event(event(data=b"PAYLOAD", closes=closes, wants_ack=wants_ack))
             await service.connect(connecting())
         assert [line["event"] for line in lines] == ["event_failed"] * 3 + ["connect_refused"]
         assert [line["told"] for line in lines] == ["closed 1011", "failed ack", "nothing", "HTTP 404"]
@@ -761,7 +761,7 @@ async def test_events_that_nobody_wants_do_not_push_other_failures_out_of_sight(
     async with service_for(hub(everything(app.base)), NO_RETRY._replace(failures_kept=3)) as service:
         await service.user_event(event())
         for _ in range(10):
-            service.unhandled(source(), "typo", simple=False, wants_ack=False)
+            service.unhandled(source(), "typo", closes=False, wants_ack=False)
         found = service.failures.latest()
         assert [each.category for each in found] == ["no_handler"] * 3 + ["status"]
         assert "'typo'" in found[0].reason

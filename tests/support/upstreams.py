@@ -183,6 +183,14 @@ def connecting(from_: EventSource | None = None, **changes: Any) -> ConnectConte
 def event(from_: EventSource | None = None, **changes: Any) -> EventContext:
     origin = from_ or source()
     context = EventContext(
-        origin, origin.next_id(), "ping", DataType.TEXT, b"hi", None, simple=False, wants_ack=True
+        origin,
+        origin.next_id(),
+        "ping",
+        DataType.TEXT,
+        b"hi",
+        None,
+        simple=False,
+        wants_ack=True,
+        closes=False,
     )
     return context._replace(**changes)

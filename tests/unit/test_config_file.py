@@ -45,6 +45,7 @@ hubs:
   myHub:
     anonymousConnectPolicy: allow
     webSocketKeepAliveIntervalInSeconds: 60
+    closeOnEventFailure: true
     limits: {{maxMessageBytes: 2000, messagesPerSecond: 5}}
     eventHandlers:
       - urlTemplate: https://app.example.com/{{event}}
@@ -82,6 +83,7 @@ def test_a_file_becomes_typed_settings(tmp_path: Path) -> None:
             anonymous_connect_policy="allow",
             web_socket_keep_alive_interval_in_seconds=60,
             limits=HubLimits(max_message_bytes=2000, messages_per_second=5),
+            close_on_event_failure=True,
         ),
         "bare": HubSettings(),
     }

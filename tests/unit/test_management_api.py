@@ -341,6 +341,26 @@ async def test_a_static_token_can_be_configured_and_is_off_by_default(rig: Rig) 
         assert answer.status == 401
 
 
+async def test_closing_on_failed_events_survives_what_does_not_name_it(rig: Rig) -> None:
+    body: dict[str, Any] = {"properties": {"closeOnEventFailure": True}}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", body)
+    assert answer.json["properties"]["closeOnEventFailure"] is True
+    body = {"properties": {"anonymousConnectPolicy": "allow", "limits": {"messagesPerSecond": 7}}}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", body)
+    assert answer.json["properties"]["closeOnEventFailure"] is True
+    entry = rig.settings.hub_entry("myhub")
+    assert entry is not None
+    assert (entry[1].close_on_event_failure, entry[1].limits) == (True, HubLimits(messages_per_second=7))
+    for off in (False, None):
+        body = {"properties": {"closeOnEventFailure": off}}
+        answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", body)
+        assert "closeOnEventFailure" not in answer.json["properties"]
+        assert answer.json["properties"]["limits"] == {"messagesPerSecond": 7}
+    body = {"properties": {"closeOnEventFailure": "yes"}}
+    answer = await call(rig, "PUT", f"{RESOURCE}/hubs/myHub{V}", body)
+    assert (answer.status, answer.json["error"]["target"]) == (400, "closeOnEventFailure")
+
+
 async def test_an_empty_hub_has_the_defaults_and_nulls_count_as_absent(rig: Rig) -> None:
     body: dict[str, Any] = {"properties": {}}
     answer = await call(rig, "PUT", f"{RESOURCE}/hubs/a{V}", body)
