@@ -28,6 +28,7 @@ from gateway.protocol.codec import ReliableCodec
 from gateway.reliable.attempts import Attempt, Attempts
 from gateway.reliable.changes import Changes
 from gateway.reliable.connection import ReliableConnection
+from gateway.reliable.crowding import Crowding
 from gateway.reliable.ends import Ends
 from gateway.reliable.messages import Logged
 from gateway.reliable.needs import Needs
@@ -55,10 +56,6 @@ TICK_SECONDS = 1.0
 ACKS_AT_ONCE = 500
 RUNS_AT_ONCE = 20_000
 """How many sessions' acks, and ends of runs of ack ids in them, one entry holds: some 200 KiB."""
-BURST_TIMES = 4
-BURST_SECONDS = 3.0
-"""More messages than the limit may be unacknowledged for so long, and up to so many times the limit: the SDKs
-acknowledge once a second, whatever comes in between."""
 
 
 class Holder:
@@ -91,10 +88,8 @@ class Holder:
         self.ends = Ends(self)
         self._loop = asyncio.get_running_loop()
         self._retention = retention_seconds
-        self._unacked_messages = unacked_messages
-        self._unacked_bytes = unacked_bytes
+        self.crowding = Crowding(unacked_messages, unacked_bytes, lambda: self.sessions, self._close_slow)
         self._detached: dict[str, Session] = {}  # in the order of their deadlines
-        self._crowded: dict[str, float] = {}  # over the number of messages, until when that is borne
         self._dirty: dict[str, Session] = {}  # acks and windows that are to be logged
         self._tasks: set[asyncio.Task[Any]] = set()
         self.opened = 0
@@ -242,7 +237,7 @@ class Holder:
     def delivered(self, message: Logged, content: Body, sessions: list[SessionState]) -> None:
         frames: dict[ReliableCodec, tuple[int, bytes]] = {}
         deadline = self._loop.time() + content.ttl_seconds if content.ttl_seconds else 0.0
-        messages, size = self._unacked_messages, self._unacked_bytes
+        messages, size = self.crowding.messages, self.crowding.size
         hub, sent, sent_bytes = "", 0, 0
         for state in sessions:
             session = self.sessions.get(state.id)
@@ -264,7 +259,7 @@ class Holder:
                 sent += 1
                 sent_bytes += len(data)
             if len(state.unacked) > messages or state.unacked_bytes > size:
-                self._loop.call_soon(self._overflow, session)
+                self._loop.call_soon(self.crowding.look, session)
         if sent:
             tally = self._tallies.of(hub)
             to = tally.sent_to(KIND_OF_KEY.get(message.key[:1], CONNECTION))
@@ -275,29 +270,6 @@ class Holder:
             if content.trace:
                 self._traces.moment("deliver", content.trace, {"hub": hub, "connections": sent})
 
-    def _overflow(self, session: Session) -> None:
-        """Too much is not acknowledged. Clients acknowledge once a second, so a burst is over the number for
-        a moment; that many bytes, or several times the number, are too much at once. A client that has just
-        come back and has not said yet what it has may have more; but not without end, if it never says."""
-        state = session.state
-        if session.over or not self._too_much(state, 1):
-            return
-        at_once = len(state.unacked) > BURST_TIMES * self._unacked_messages
-        bytes_over = state.unacked_bytes > self._unacked_bytes
-        if not session.judged:
-            if not self._too_much(state, BURST_TIMES):
-                return
-        elif not at_once and not bytes_over:
-            self._crowded.setdefault(session.id, self._loop.time() + BURST_SECONDS)
-            return
-        self._close_slow(session)
-
-    def _too_much(self, state: SessionState, times: int) -> bool:
-        return (
-            len(state.unacked) > times * self._unacked_messages
-            or state.unacked_bytes > times * self._unacked_bytes
-        )
-
     def _close_slow(self, session: Session) -> None:
         text = "Too much is not acknowledged."
         connection = session.connection
@@ -305,15 +277,6 @@ class Holder:
             connection.close(1008, text, "SlowClient", seconds=1.0)  # ends the session by `detach`
         else:
             self.end(session, "SlowClient", text)
-
-    def _judge_crowded(self, now: float) -> None:
-        for session_id, until in [*self._crowded.items()]:
-            session = self.sessions.get(session_id)
-            if session is None or session.over or not self._too_much(session.state, 1):
-                del self._crowded[session_id]
-            elif until <= now:
-                del self._crowded[session_id]
-                self._close_slow(session)
 
     def marked(self, session_id: str, generation: int, by: str) -> None:
         session = self.sessions.get(session_id)
@@ -382,7 +345,7 @@ class Holder:
     def tick(self) -> None:
         self.log_acks()
         now = self._loop.time()
-        self._judge_crowded(now)
+        self.crowding.judge(now)
         for session in [*self._detached.values()]:
             if session.deadline > now:
                 break

@@ -459,7 +459,7 @@ async def test_rest_ends_a_session_in_every_state(two):
 async def test_who_never_acknowledges_is_closed_for_good(one):
     here = one.places[0]
     holder = here.sessions.holder
-    holder._unacked_messages = 20
+    holder.crowding.messages = 20
     alice = await one.reliable("alice", groups=["room"])
     away = await one.reliable("away", groups=["room"])
     bob = await one.reliable("bob")
@@ -477,7 +477,7 @@ async def test_who_never_acknowledges_is_closed_for_good(one):
 
 async def test_who_comes_back_with_a_full_backlog_is_given_time_to_acknowledge(one):
     here = one.places[0]
-    here.sessions.holder._unacked_messages = 20
+    here.sessions.holder.crowding.messages = 20
     alice = await one.reliable("alice", groups=["room"])
     bob = await one.reliable("bob")
     alice.cut()
