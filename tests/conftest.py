@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.application import Application
 from support.inventory import JS_FOLDER
 from support.topology import HANDLED_HUB, HubwireCluster, HubwireUp, Topology
 from support.world import World
 
 pytest_plugins = ["support.compat"]
+
+# How long an example may take says what else the machine has to do, and nothing of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 Running = HubwireUp | HubwireCluster
 HERE = Path(__file__).parent
