@@ -30,6 +30,7 @@ JS_SERVICE = "@azure/web-pubsub"
 JS_CLIENT = "@azure/web-pubsub-client"
 EXPRESS = "@azure/web-pubsub-express"
 HANDLERS = "Event handlers"
+LISTENERS = "Event listeners to NATS JetStream"
 
 PYTHON_PACKAGES = ("azure-messaging-webpubsubservice", "azure-messaging-webpubsubclient", "protobuf")
 JS_FOLDER = Path(__file__).parents[1] / "conformance" / "js"
@@ -141,6 +142,11 @@ HANDLER_ITEMS = (
     "abuse protection",
     "ce-signature with each access key",
     "connected and disconnected, once and in order",
+)
+LISTENER_ITEMS = (
+    "connected and disconnected, once and in order",
+    "user events, once and in order, with and without a handler",
+    "CloudEvents headers, subjects and bodies",
 )
 JS_METHODS = {
     JS_SERVICE: (
@@ -255,6 +261,7 @@ def inventory() -> dict[str, list[str]]:
         **{area: list(methods) for area, methods in JS_METHODS.items()},
         EXPRESS: list(EXPRESS_ITEMS),
         HANDLERS: list(HANDLER_ITEMS),
+        LISTENERS: list(LISTENER_ITEMS),
         CHROMIUM: ["WebSocket of the page", f"{JS_CLIENT} in the page"],
     }
 

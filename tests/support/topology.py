@@ -11,6 +11,7 @@ has the settings of `settings_file`, and is ended by pid when the context is lef
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import secrets
 import signal
@@ -23,7 +24,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import jwt
 import yaml
@@ -75,6 +76,9 @@ class Topology(Protocol):
 
     def control_plane(self) -> str:
         """The next control plane's endpoint."""
+
+    def jetstream(self) -> dict[str, Any]:
+        """How `nats.connect` reaches the streams of event listeners."""
 
     def tail(self) -> str:
         """The last lines of all logs, for the report of a failed test."""
@@ -147,6 +151,10 @@ class HubwireUp:
 
     def control_plane(self) -> str:
         return self.up.endpoint
+
+    def jetstream(self) -> dict[str, Any]:
+        nats = json.loads((self.up.data / "endpoint.json").read_text())["nats"]
+        return {"servers": nats["url"], "user": nats["user"], "password": nats["password"]}
 
     def tail(self) -> str:
         return "\n".join([*map(str, self.up.log[-20:]), *self.up.printed[-20:]])
@@ -368,6 +376,9 @@ class HubwireCluster:
 
     def control_plane(self) -> str:
         return self._control_planes.of(self.control_planes)
+
+    def jetstream(self) -> dict[str, Any]:
+        return {"servers": self.nats.urls}
 
     def start(self) -> None:
         self.nats.start()
