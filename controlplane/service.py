@@ -20,6 +20,7 @@ from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.bus_meters import BusWatch
+from hubwire.runtime.key_age import keep_reconnection_keys_young
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
 from hubwire.runtime.observed import Insight, run_observed
@@ -106,6 +107,8 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
                 tasks.create_task(StatusTeller(bus, config, name, insight).run(), name="status"),
                 tasks.create_task(gateways.run(), name="gateway leases"),
                 tasks.create_task(store.run(), name="store check"),
+                # Gateways do so too, unless NATS lets only the control plane write settings.
+                tasks.create_task(keep_reconnection_keys_young(settings), name="reconnection keys"),
             ]
             try:
                 listener = open_listener(config.host, config.port)

@@ -23,6 +23,7 @@ import structlog
 from nats.aio.client import Client as NatsClient
 from nats.js import JetStreamContext
 
+from hubwire.bus.refusals import Refusals
 from hubwire.bus.settle import settle
 from hubwire.model.errors import LimitExceeded, Unavailable
 
@@ -146,13 +147,14 @@ class BusClient:
         self._nats = _DirectClient()
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, _Waiting] = {}
-        self._inbox = f"_INBOX.{token_hex(12)}"
+        self._inbox = ""  # with the connection
         self._ids = count(1)
         self._flush_scheduled = False
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
         self.js: JetStreamContext
         self.reconnections = 0
+        self.refusals = Refusals()
 
     @classmethod
     async def connect(cls, options: dict[str, Any]) -> BusClient:
@@ -171,7 +173,8 @@ class BusClient:
             self._tell(self._on_disconnect)
 
         async def failed(error: Exception) -> None:
-            log.debug("nats_error", error=repr(error))
+            if not self.refusals.heard(error):
+                log.debug("nats_error", error=repr(error))
 
         try:
             await self._nats.connect(
@@ -180,6 +183,7 @@ class BusClient:
         except Exception as error:
             raise Unavailable(f"NATS cannot be reached at {options.get('servers')}: {error}") from error
         self.js = self._nats.jetstream(timeout=5)
+        self._inbox = self.new_inbox()
         subscription = await self._nats.subscribe(f"{self._inbox}.*", cb=_unused)
         self._nats.reply_sid = subscription._id
         self._nats.on_reply = self._reply
@@ -188,6 +192,11 @@ class BusClient:
     @property
     def nats(self) -> NatsClient:
         return self._nats
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else has, for answers. It begins with what the options say
+        (`inbox_prefix`): a user of NATS may be let see only the answers of its own role."""
+        return f"{self._nats._inbox_prefix.decode()}.{token_hex(12)}"
 
     @property
     def connected(self) -> bool:

@@ -73,7 +73,7 @@ class InboxReader:
         self._gateway = gateway
         self._stream = inbox_stream(gateway)
         self._loop = asyncio.get_running_loop()
-        self._prefix = f"_INBOX.{token_hex(12)}"
+        self._prefix = bus.new_inbox()
         self._name = f"reader-{token_hex(6)}"
         self._consumer = ""
         self._counter = 0

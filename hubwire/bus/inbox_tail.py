@@ -68,7 +68,7 @@ class InboxTail:
         self._lost = lost
         self._heartbeat = heartbeat_seconds
         self._loop = asyncio.get_running_loop()
-        self._prefix = f"_INBOX.{token_hex(12)}"
+        self._prefix = bus.new_inbox()
         self._name = f"tail-{token_hex(6)}"
         self._consumer = ""
         self._made = 0

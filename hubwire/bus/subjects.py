@@ -28,6 +28,11 @@ def gateway_subject(gateway: str) -> str:
     return f"hw.gw.{gateway}"
 
 
+def inbox_prefix(role: str) -> str:
+    """Where a role is answered; NATS can keep others from listening there (hubwire.runtime.nats_roles)."""
+    return f"_INBOX.{role}"
+
+
 STATUS_ASKED = "hw.status"
 """Asked by operators, answered by every process."""
 

@@ -44,6 +44,7 @@ COMMANDS = (
     Command("events", "events", "watch events, see why they fail, test an event handler"),
     Command("keys", "keys", "show or regenerate the access keys"),
     Command("status", "status", "the cluster at a glance: processes, connections, rates, problems"),
+    Command("nats-config", "nats_config", "users and permissions for a NATS server of your own"),
     Command("doctor", "doctor", "check NATS, JetStream, clock, leases and reachability"),
 )
 

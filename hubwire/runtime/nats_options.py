@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from hubwire.bus.subjects import inbox_prefix
 from hubwire.runtime.process import ProcessConfig
 
 RECONNECT_WAIT_SECONDS = 0.2
@@ -33,6 +34,7 @@ def nats_options(config: ProcessConfig, *, name: str = "") -> dict[str, Any]:
         "ping_interval": PING_SECONDS,
         "max_outstanding_pings": 2,
         "pending_size": PENDING_BYTES,
+        "inbox_prefix": inbox_prefix(config.role),
     }
     if config.nats_user:
         options["user"] = config.nats_user

@@ -39,7 +39,7 @@ async def open_settings(bus: BusClient, config: ProcessConfig, stop: Stop) -> Se
                 replicas=config.replicas,
                 storage="memory" if config.in_memory else "file",
             )
-            await _seed(store, config)
+            await _seed_if_allowed(bus, store, config)
             await _compare_durability(bus, config)
             return store
         except Unavailable as error:
@@ -71,6 +71,28 @@ async def _compare_durability(bus: BusClient, config: ProcessConfig) -> None:
     if (in_memory, kept.num_replicas or 1) != (config.in_memory, config.replicas):
         copies = f"{kept.num_replicas or 1} in {'memory' if in_memory else 'files'}"
         log.warning("durability_differs", told=config.durability, copies=copies, bucket=BUCKET)
+
+
+async def _seed_if_allowed(bus: BusClient, store: SettingsStore, config: ProcessConfig) -> None:
+    """`_seed`, by a process that NATS may not let write settings: then what is needed must be there already
+    (a control plane has put it there), and what else it was given is the control plane's to say.
+
+    Raises Unavailable as `_seed` does while keys are missing, or when it failed for another reason.
+    """
+    refused = bus.refusals.count
+    try:
+        await _seed(store, config)
+    except Unavailable as error:
+        if bus.refusals.count == refused or not _has_keys(store):
+            raise
+        log.warning("settings_not_seeded", error=str(error))
+
+
+def _has_keys(store: SettingsStore) -> bool:
+    try:
+        return bool(store.keys and store.reconnection_keys)
+    except Unavailable:
+        return False
 
 
 async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
