@@ -8,6 +8,7 @@ locust's runner.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -24,6 +25,8 @@ from loadtest.locustfiles import pages
 from loadtest.locustfiles.ledger import Histogram, Ledger, total
 from loadtest.locustfiles.scenarios import Scenario
 from loadtest.locustfiles.verdict import verdict
+
+log = logging.getLogger("loadtest")
 
 SETTLE_SECONDS = 1.0
 TELL_SECONDS = 1.0
@@ -188,6 +191,7 @@ class Course:
         result = self.result(scenario)
         account = result["account"]
         if self.failure:
+            log.error(self.failure)
             self.environment.process_exit_code = FAILED
         elif account["lost"] or account["twice"] or account["strange"]:
             self.environment.process_exit_code = NOT_ONCE

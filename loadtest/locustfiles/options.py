@@ -37,7 +37,11 @@ def add(parser: LocustArgumentParser) -> None:
 
 
 def ready(options: Any, scenario: Scenario) -> None:
-    """Puts the scenario's figures where none were given, and takes the connection string apart."""
+    """Puts the scenario's figures where none were given, and takes the connection string apart. A distributed
+    worker needs neither: it gets the options of the process that leads.
+    """
+    if options.worker:
+        return
     parts = dict(part.split("=", 1) for part in options.connection_string.split(";") if "=" in part)
     options.endpoint, options.access_key = parts.get("Endpoint", "").rstrip("/"), parts.get("AccessKey", "")
     if not options.endpoint.startswith("http") or not options.access_key:

@@ -6,7 +6,6 @@ A client that leaves out what a scenario does can be made from `Member` by repla
 from __future__ import annotations
 
 import http.client
-import logging
 import random
 import time
 from typing import Any, ClassVar
@@ -34,8 +33,6 @@ CONNECT_AGAIN_SECONDS = 1.0
 TWICE_SECONDS = 1.5
 """So long is waited when all has come, for what may come once more."""
 
-log = logging.getLogger("loadtest")
-
 
 class _Paced(User):
     """Sends in an open loop: at times that do not depend on how long the sends before took."""
@@ -49,18 +46,29 @@ class _Paced(User):
         self.options = environment.parsed_options
         self._numbers: dict[str, int] = {}
 
-    def pace(self, interval: float) -> None:
-        """Calls `send_one` every `interval` seconds from a random first time on, until the run is over."""
+    @task
+    def play(self) -> None:
+        """The one task that locust knows: `work`, once all are connected."""
         self.course.go.wait()
-        due = random.random() * interval
         self.course.senders += 1
         try:
-            while due < self.options.seconds:
-                gevent.sleep(max(0.0, due - self.course.now()))
-                self.send_one(due)
-                due += interval
+            self.work()
         finally:
             self.course.senders -= 1
+        gevent.sleep(1e6)  # until the run ends
+
+    def work(self) -> None:
+        """What a user does between the start of all and the end of the sending. Not a locust task: locust
+        adds the tasks of a class to those of its bases."""
+        raise NotImplementedError
+
+    def pace(self, interval: float) -> None:
+        """Calls `send_one` every `interval` seconds from a random first time on, until the run is over."""
+        due = random.random() * interval
+        while due < self.options.seconds:
+            gevent.sleep(max(0.0, due - self.course.now()))
+            self.send_one(due)
+            due += interval
 
     def send_one(self, due: float) -> None:
         raise NotImplementedError
@@ -195,12 +203,10 @@ class Member(_Paced):
         # Straight to the statistics: the event for each delivery would be the greatest cost of this process.
         self.environment.runner.stats.log_request("WS", "delivered", latency * 1000, len(data))
 
-    @task
     def work(self) -> None:
-        """What this client does after it is connected; here the sending of the scenario."""
+        """Sends if in this scenario clients do."""
         if self.scenario.sent_by != "rest":
             self.pace(self.options.connections / self.options.rate)
-        gevent.sleep(1e6)
 
     def send_one(self, due: float) -> None:
         """Sends, and leaves the answer to a greenlet: the next send must not wait for it."""
@@ -273,12 +279,9 @@ class Publisher(_Paced):
         self._connection: http.client.HTTPConnection | None = None
         self._turn = random.randrange(1 << 20)
 
-    @task
     def work(self) -> None:
-        self.course.go.wait()
         self._users = [f"u{worker}-{n}" for worker, count in self.course.users.items() for n in range(count)]
         self.pace(self.options.publishers / self.options.rate)
-        gevent.sleep(1e6)
 
     def send_one(self, due: float) -> None:
         self._turn += 1
@@ -335,6 +338,7 @@ class Shape(LoadTestShape):
     def reset_time(self) -> None:
         super().reset_time()
         self._began = self._ended = 0.0
+        self._asked = False
 
     def tick(self) -> tuple[int, float] | None:
         course: Course = self.runner.environment.hubwire_course
@@ -342,11 +346,15 @@ class Shape(LoadTestShape):
         publishers = options.publishers if self.scenario.sent_by == "rest" else 0
         users = options.connections + publishers
         now = time.time()
-        if not self._began:
+        if not self._asked:  # the run starts after this, and what the course knows is of the one before
+            self._asked = True
+        elif course.failure:
+            return None
+        elif not self._began:
             if course.all_are_connected():
                 self._began = course.start_all()
             elif self.get_run_time() > options.connect_deadline:
-                return self._fail(
+                course.failure = (
                     f"only {sum(course.ready.values())} of {options.connections} clients were connected "
                     f"after {options.connect_deadline:.0f} s"
                 )
@@ -363,35 +371,27 @@ class Shape(LoadTestShape):
         waited = now - self._ended
         return waited > course.options.drain or (waited > TWICE_SECONDS and course.sums()["lost"] == 0)
 
-    def _fail(self, sentence: str) -> None:
-        log.error(sentence)
-        self.runner.environment.hubwire_course.failure = sentence
-
-
-def lead(environment: Any, scenario: Scenario) -> None:
-    """Prepares a process of locust for a scenario: at `events.init`."""
-    ready(environment.parsed_options, scenario)
-    if fault := refusal(scenario, environment.parsed_options.protocol):
-        raise SystemExit(fault)
-    course = environment.hubwire_course = Course(environment)
-    if environment.runner is not None:
-        course.listen()
-
 
 def play(scenario: Scenario) -> None:
-    """Called by a locust file: its options, and what happens when locust starts and a run starts and ends."""
+    """Called by a locust file: what happens when locust starts, and when a run starts and ends."""
 
     @events.init.add_listener
     def _(environment: Any, **more: Any) -> None:
-        lead(environment, scenario)
-        for one in environment.user_classes:
-            if issubclass(one, Publisher):
-                one.fixed_count = environment.parsed_options.publishers
+        ready(environment.parsed_options, scenario)
+        course = environment.hubwire_course = Course(environment)
+        if environment.runner is not None:
+            course.listen()
 
     @events.test_start.add_listener
     def _(environment: Any, **more: Any) -> None:
-        environment.hubwire_course.reset()
+        course, options = environment.hubwire_course, environment.parsed_options
+        course.reset()  # the web UI has several runs, and changes options between them
+        course.failure = refusal(scenario, options.protocol)
+        for one in environment.user_classes:
+            if issubclass(one, Publisher):
+                one.fixed_count = options.publishers
 
     @events.test_stop.add_listener
     def _(environment: Any, **more: Any) -> None:
         environment.hubwire_course.finish(scenario)
+        environment.hubwire_course.run = ""

@@ -25,14 +25,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = {"small-groups": "reliable", "rest-user": "simple"}
 """Of the scenarios that do not run with the default."""
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("locust") is None,
-    reason="locust is not installed: pip install 'hubwire[loadtest]'",
-)
+pytestmark = [
+    pytest.mark.timeout(300),  # a process of locust takes a minute on a machine that is busy with others
+    pytest.mark.skipif(
+        importlib.util.find_spec("locust") is None,
+        reason="locust is not installed: pip install 'hubwire[loadtest]'",
+    ),
+]
 
 
-def start(scenario: str, *options: str, connection_string: str = "") -> subprocess.Popen[str]:
-    place = ROOT / "loadtest" / "locustfiles" / f"{scenario.replace('-', '_')}.py"
+def place_of(scenario: str) -> Path:
+    return ROOT / "loadtest" / "locustfiles" / f"{scenario.replace('-', '_')}.py"
+
+
+def start(place: Path, *options: str, connection_string: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "locust", "-f", str(place), "--headless", "--only-summary", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HUBWIRE_")}
     if connection_string:
@@ -42,7 +48,7 @@ def start(scenario: str, *options: str, connection_string: str = "") -> subproce
     )
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 100) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str]:
     """Its exit code and what it printed."""
     try:
         printed, _ = process.communicate(timeout=seconds)
@@ -81,7 +87,7 @@ def runs(
         started = {
             name: (
                 start(
-                    name,
+                    place_of(name),
                     *small,
                     *("--hub", name.replace("-", "_"), "--protocol", PROTOCOL.get(name, "json")),
                     *("--out", str(folder / name)),
@@ -118,16 +124,39 @@ def test_a_scenario_runs_counts_and_reports(
     assert result["verdict"] in (folder / f"{name}.html").read_text()
 
 
+def test_the_client_that_the_docs_show_sends_what_it_says(tmp_path: Path) -> None:
+    shown = (ROOT / "docs" / "load-testing.md").read_text().partition("```python\n")[2].partition("```")[0]
+    place = tmp_path / "bursts.py"
+    place.write_text(shown)
+    options = (
+        "--connections",
+        "10",
+        "--seconds",
+        "2",
+        "--bytes",
+        "300",
+        "--drain",
+        "30",
+        "--out",
+        str(tmp_path),
+    )
+    with Up(tmp_path, "--memory", "--workers", "1") as up:
+        code, printed = ended(start(place, *options, connection_string=up.facts["connectionString"]))
+    assert code == 0, printed
+    account = json.loads((tmp_path / "big-group.json").read_text())["account"]
+    assert (account["sent"], account["delivered"], account["lost"]) == (200, 200, 0)
+
+
 def test_a_service_that_is_not_there_is_told_with_an_exit_code(tmp_path: Path) -> None:
     nowhere = f"Endpoint=http://127.0.0.1:{free_port()};AccessKey={'k' * 40};Version=1.0;"
     options = ("--connections", "2", "--connect-deadline", "1", "--out", str(tmp_path))
-    code, printed = ended(start("big-group", *options, connection_string=nowhere))
+    code, printed = ended(start(place_of("big-group"), *options, connection_string=nowhere))
     assert code == 3, printed
     assert "only 0 of 2 clients were connected" in printed
 
 
 def test_without_a_connection_string_it_says_what_is_needed() -> None:
-    code, printed = ended(start("big-group"))
+    code, printed = ended(start(place_of("big-group")))
     assert code != 0
     assert "HUBWIRE_CONNECTION_STRING" in printed
     assert "Traceback" not in printed
@@ -135,6 +164,6 @@ def test_without_a_connection_string_it_says_what_is_needed() -> None:
 
 def test_a_scenario_that_a_protocol_cannot_do_is_refused() -> None:
     nowhere = f"Endpoint=http://127.0.0.1:1;AccessKey={'k' * 40};Version=1.0;"
-    code, printed = ended(start("big-group", "--protocol", "simple", connection_string=nowhere))
+    code, printed = ended(start(place_of("big-group"), "--protocol", "simple", connection_string=nowhere))
     assert code != 0
     assert "only --protocol json and reliable can send to a group" in printed
