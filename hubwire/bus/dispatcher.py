@@ -25,7 +25,6 @@ sent is dropped then; one that may have been received is repeated no more, but m
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -43,12 +42,10 @@ from hubwire.bus.dispatch_queues import (
     Partition,
     Sent,
     Wanted,
-    size_of,
 )
 from hubwire.bus.envelopes import (
     DELIVER_OVERHEAD,
     NOT_MINE,
-    REFUSED,
     WAIT,
     Entry,
     Part,
@@ -59,8 +56,9 @@ from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settle import settle
 from hubwire.bus.subjects import router_subject
+from hubwire.bus.unanswered import Unanswered
 from hubwire.model.buckets import SHORT_SECONDS, Buckets
-from hubwire.model.errors import HubwireError, InternalError, InvalidRequest, LimitExceeded, Unavailable
+from hubwire.model.errors import HubwireError, InvalidRequest, LimitExceeded, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -84,12 +82,12 @@ class Dispatcher:
         self._owners = owners
         self._sender = sender
         self._loop = asyncio.get_running_loop()
+        self._unanswered = Unanswered()
         self._partitions = [Partition(p) for p in range(PARTITIONS)]
         self._lanes: dict[str, Lane] = {}
         self._max_waiting_bytes = max_waiting_bytes
         self._closed = False
         self._number = 0
-        self.waiting_bytes = 0
         self.batches_sent = 0
         self.entries_sent = 0
         self.repeats = 0
@@ -98,6 +96,11 @@ class Dispatcher:
         owners.on_change(self._owners_changed)
         bus.on_reconnect(self._reconnected)
         self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The rough size of all that is not answered."""
+        return self._unanswered.bytes
 
     def next_number(self) -> int:
         """The number for the next publish of this sender (see hubwire.bus.envelopes). Taken in the same
@@ -128,7 +131,7 @@ class Dispatcher:
             raise Unavailable("This process is stopping.")
         if not keep and self.waiting_bytes + size > self._max_waiting_bytes:
             raise Unavailable("Too much waits for the routers.")
-        self.waiting_bytes += size
+        self._unanswered.bytes += size
         one = self._partitions[partition]
         one.waiting.append(Item(entry, size, self._loop.time() + timeout, answered, keep, make, wanted))
         self._make_ready(one)
@@ -181,12 +184,12 @@ class Dispatcher:
             if one.outstanding or one.blocked:
                 continue  # sent from within a callback below
             if one.in_flight:
-                self._drop_late(one)
+                self._unanswered.drop_late(one, self._loop.time())
             if not one.in_flight:
                 if batch and one.waiting and size + one.waiting[0].size > limit:
                     self._send_batch(router, lane, batch)
                     batch, size = [], 0
-                self._take(one, limit - size)
+                self._unanswered.take(one, limit - size)
             if not one.in_flight:
                 self._make_ready(one)
                 continue
@@ -198,37 +201,6 @@ class Dispatcher:
             size += mine
         if batch:
             self._send_batch(router, lane, batch)
-
-    def _take(self, one: Partition, room: int) -> None:
-        """Move what goes now from waiting to in flight: at least one, then as long as there is room."""
-        taken = 0
-        while one.waiting and (not one.in_flight or taken + one.waiting[0].size <= room):
-            item = one.waiting.popleft()
-            if item.make is not None and not self._build(one, item):
-                continue
-            if not item.is_wanted:
-                self._finish(item, None, _unwanted())
-                continue
-            one.in_flight.append(item)
-            taken += item.size
-
-    def _build(self, one: Partition, item: Item) -> bool:
-        """Let an item make its entries: the first becomes its own, the others stand before all that waits."""
-        assert item.make is not None
-        try:
-            entries = list(item.make())
-        except Exception:
-            log.exception("dispatch_entry_not_made", partition=one.number)
-            self._finish(item, None, InternalError("The entry could not be made."))
-            return False
-        self.waiting_bytes -= item.size
-        sizes = [size_of(entry) for entry in entries]
-        self.waiting_bytes += sum(sizes)
-        item.make, item.entry, item.size = None, entries[0], sizes[0]
-        for entry, size in zip(entries[:0:-1], sizes[:0:-1], strict=True):
-            one.waiting.appendleft(Item(entry, size, item.deadline, item.answered, item.keep, None))
-            item.answered = None  # the last part's answer is the answer; it is the first made here
-        return True
 
     def _send_batch(self, router: str, lane: Lane, batch: list[Partition]) -> None:
         parts: list[Part] = []
@@ -243,7 +215,9 @@ class Dispatcher:
             for one in batch:
                 items, one.in_flight = one.in_flight, []
                 for item in items:
-                    self._finish(item, None, LimitExceeded("The message, in bytes,", largest, len(payload)))
+                    self._unanswered.finish(
+                        item, None, LimitExceeded("The message, in bytes,", largest, len(payload))
+                    )
                 self._make_ready(one)
             return
         sent: list[Sent] = []
@@ -308,7 +282,7 @@ class Dispatcher:
                         held.append(Held(one, part.turn, item, at))
             for item, answer in zip(items, mine, strict=True):
                 if answer != WAIT:
-                    self._answer(item, answer)
+                    self._unanswered.answer(item, answer)
             self._make_ready(one)
         if refused:
             self._retry_later(refused)
@@ -331,7 +305,7 @@ class Dispatcher:
                 lost.add(one.partition)
             elif one.counts:  # else a callback has closed us
                 one.partition.release(one.item)
-                self._answer(one.item, answer)
+                self._unanswered.answer(one.item, answer)
         self._hold_no_more(lost)
         return left
 
@@ -343,33 +317,6 @@ class Dispatcher:
                 one.turn += 1
                 one.outstanding = True
                 self._retry_later([Sent(one, one.turn, 0)])
-
-    def _answer(self, item: Item, answer: Any) -> None:
-        if answer == REFUSED:
-            self._finish(item, None, InvalidRequest("The router does not understand the entry."))
-        else:
-            self._finish(item, answer, None)
-
-    def _give_up(self, item: Item) -> None:
-        """The asker has waited long enough. A kept entry goes on without anybody waiting for it."""
-        late = Unavailable("No router answered in time.")
-        if item.keep:
-            self._tell(item, None, late)
-        else:
-            self._finish(item, None, late)
-
-    def _finish(self, item: Item, answer: Any, error: HubwireError | None) -> None:
-        self.waiting_bytes -= item.size
-        self._tell(item, answer, error)
-
-    @staticmethod
-    def _tell(item: Item, answer: Any, error: HubwireError | None) -> None:
-        if item.answered is not None:
-            callback, item.answered = item.answered, None
-            try:
-                callback(answer, error)
-            except Exception:
-                log.exception("dispatch_callback_failed")
 
     # -- repeats -----------------------------------------------------------------------------------
 
@@ -393,19 +340,6 @@ class Dispatcher:
             if one.blocked and one.turn == turn:
                 one.blocked = False
                 self._make_ready(one)
-
-    def _drop_late(self, one: Partition) -> None:
-        """Before something is repeated: what nobody waits for any more is not."""
-        now = self._loop.time()
-        late = [item for item in one.in_flight if item.deadline < now]
-        unwanted = [item for item in one.in_flight if item.deadline >= now and not item.is_wanted]
-        if late or unwanted:
-            gone = {*unwanted, *(item for item in late if not item.keep)}
-            one.in_flight = [item for item in one.in_flight if item not in gone]
-            for item in late:
-                self._give_up(item)
-            for item in unwanted:
-                self._finish(item, None, _unwanted())
 
     def _owners_changed(self, table: OwnersTable) -> None:
         """Re-sort what is ready, and repeat what is on its way to an owner that is none any more."""
@@ -443,22 +377,10 @@ class Dispatcher:
         now = self._loop.time()
         late: list[Item] = []
         for one in self._partitions:
-            if one.waiting and any(i.deadline < now and i.answered is not None for i in one.waiting):
-                late += [item for item in one.waiting if item.deadline < now]
-                one.waiting = deque(item for item in one.waiting if item.deadline >= now or item.keep)
-            if one.in_flight and not one.outstanding and not one.ready:
-                self._drop_late(one)
-            elif one.outstanding:
-                # They stay, since answers are counted; it is only told.
-                for item in [item for item in one.in_flight if item.deadline < now]:
-                    self._tell(item, None, Unavailable("No router answered in time."))
-            for item in [item for item in one.held if item.deadline < now]:
-                if not item.keep:
-                    one.release(item)
-                late.append(item)
+            late += self._unanswered.late(one, now)
             self._make_ready(one)
         for item in late:  # a callback may submit, so after the queues are whole again
-            self._give_up(item)
+            self._unanswered.give_up(item)
         if not self._closed:
             self._sweep_timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -483,11 +405,7 @@ class Dispatcher:
             one.waiting.clear()
             one.outstanding = one.blocked = False
             for item in items:
-                self._finish(item, None, Unavailable("This process is stopping."))
-
-
-def _unwanted() -> Unavailable:
-    return Unavailable("Whoever asked has gone.")
+                self._unanswered.finish(item, None, Unavailable("This process is stopping."))
 
 
 def _answers_in(data: bytes | None, count: int | None) -> list[Any] | None:
