@@ -15,6 +15,7 @@ from gateway.tally import KIND_OF_KEY, HubTally
 from hubwire.bus.envelopes import Body, unpack_body
 from hubwire.bus.keys import PARTITIONS, split_key
 from hubwire.model.filters import Filter, InvalidFilter, compile_filter
+from hubwire.model.publish_ids import PublishIds
 from hubwire.runtime.meters import PerHub
 from hubwire.runtime.traces import OFF, Traces
 
@@ -42,6 +43,7 @@ class Delivery:
         self._traces = traces
         self._epochs = [0] * PARTITIONS
         self._seen: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
+        self._ids = PublishIds()
         self.taken = 0
         self.delivered = 0
         self.fenced = 0
@@ -60,8 +62,19 @@ class Delivery:
             except Exception as error:  # its text may quote a payload
                 log.error("envelope_refused", error=type(error).__name__)
 
-    def envelope(self, partition: int, epoch: int, sender: str, number: int, key: str, body: bytes) -> None:
-        """One envelope from an owner, to the members of its key that are here."""
+    def envelope(
+        self,
+        partition: int,
+        epoch: int,
+        sender: str,
+        number: int,
+        key: str,
+        body: bytes,
+        publisher: str | None = None,
+        ack_id: int = 0,
+    ) -> None:
+        """One envelope from an owner, to the members of its key that are here. With a publisher it is dropped
+        if its members had it before, from another sender and an owner that has gone."""
         if epoch < self._epochs[partition]:
             self.fenced += 1
             return
@@ -78,10 +91,18 @@ class Delivery:
         seen[sender] = number
         self.taken += 1
         members = self._hubs.members(key)
-        if not members:
+        if not members or (publisher is not None and self._had((partition, publisher), ack_id)):
             return
         kind, hub, name = split_key(key)
         self.to(members, unpack_body(body, name if kind == "g" else None), hub, KIND_OF_KEY[kind])
+
+    def _had(self, publisher: tuple[int, str], ack_id: int) -> bool:
+        """Whether this publish was here before; from now on it was."""
+        if self._ids.knows(publisher, ack_id):
+            self.repeated += 1
+            return True
+        self._ids.remember(publisher, ack_id, self._now())
+        return False
 
     def to(self, members: Iterable[Connection], content: Body, hub: str, kind: str) -> int:
         """Send to these connections of a hub, except those that the body spares; `kind` is what they were

@@ -18,9 +18,9 @@ from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersStore, OwnersTable, OwnersView, pack_table, unpack_table
 from hubwire.bus.subjects import OWNERS_ASKED, owners_told_subject
 from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
+from hubwire.model.publish_ids import PublishIds
 from hubwire.runtime.leases import Lease, LeaseWatch
 from router.membership import PartitionMembers
-from router.publish_ids import PublishIds
 from router.ring import placement
 from router.writes import Writes
 

@@ -234,7 +234,8 @@ class RouterService:
             told = {"partition": owned.number, "gateways": len(plain | inboxes)}
             self._traces.moment("route", entry[7], told)
         if plain:
-            item = deliver_item(owned.number, owned.epoch, sender, number, key, entry[4])
+            identity = entry[5:7] if len(entry) > 5 and entry[5] is not None else ()
+            item = deliver_item(owned.number, owned.epoch, sender, number, key, entry[4], identity)
             self.forwarded += len(plain)
             for gateway in plain:
                 out.setdefault(gateway, []).append(item)

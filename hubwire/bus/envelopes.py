@@ -16,7 +16,8 @@ A batch of which something must first be stored in inboxes is answered at once w
 or several times more, whole, until nothing waits; see hubwire.bus.dispatcher.
 
 To a gateway, `hw.gw.<gateway>`:
-    [VERSION, DELIVER, router, [[partition, epoch, sender, number, key, body], ...]]
+    [VERSION, DELIVER, router, [[partition, epoch, sender, number, key, body], ...]]; behind the body the
+                publisher and the ack id of a publish that has them
     [VERSION, ASK, router, [partition, ...]]       the router lacks our members: send snapshots
     [VERSION, COMMAND, operation, arguments]       from a control plane; answered [VERSION, result]
 
@@ -26,9 +27,12 @@ and, of some publishes, when they were accepted, by the clock of who accepted th
 long the way took is measured on those. A traced publish has its traceparent behind that.
 
 `publisher` (a connection) and `ack id` name a publish that its client may send again, also over another
-gateway: the owner answers the second one DUPLICATE and does nothing. A key of reliable members is joined
-and left as its `reliable_key`; its joining is confirmed when all that was published to it before is stored.
-A gateway that has it already asks for the same with CONFIRM, and counts its asking.
+gateway: the owner answers the second one DUPLICATE and does nothing. An owner that was not there for the
+first one does it again; gateways and inboxes drop what they had.
+
+A key of reliable members is joined and left as its `reliable_key`; its joining is confirmed when all that was
+published to it before is stored. A gateway that has it already asks for the same with CONFIRM, and counts its
+asking.
 
 `epoch` is the one that the sender's table names: an owner of another epoch answers NOT_MINE, so what was
 meant for an earlier owner, and comes late, does nothing.
@@ -175,8 +179,17 @@ def deliver_to_gateway(router: str, items: Sequence[bytes]) -> bytes:
     return b"".join((_DELIVER_HEAD, pack(router), header, *items))
 
 
-def deliver_item(partition: int, epoch: int, sender: str, number: int, key: str, body: bytes) -> bytes:
-    return pack([partition, epoch, sender, number, key, body])
+def deliver_item(
+    partition: int,
+    epoch: int,
+    sender: str,
+    number: int,
+    key: str,
+    body: bytes,
+    identity: Sequence[Any] = (),
+) -> bytes:
+    """`identity`: the publisher and the ack id of a publish that has them."""
+    return pack([partition, epoch, sender, number, key, body, *identity])
 
 
 def ask_gateway(router: str, partitions: Sequence[int]) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.members import HUB, Member, until
 from support.nats import NatsCluster, NatsServer
 from support.processes import Fleet
 from support.reliable_gateway import ReliableGateway
@@ -150,6 +151,31 @@ async def test_a_publish_that_is_sent_again_over_another_gateway_is_a_duplicate(
     assert await two.publish(KEY, "one 0", ("connection", 1)) == DUPLICATE
     assert await two.publish(KEY, "one 1", ("connection", 2)) == OK
     assert await two.log(KEY) == ["one 0", "one 1"]
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_what_is_sent_again_elsewhere_reaches_a_plain_member_once_though_no_owner_knows_it(
+    nats: NatsServer, fleet: Fleet, how: str
+) -> None:
+    gateway = await asyncio.to_thread(fleet.start, "gateway")
+    key = group_key(HUB, "room")
+    async with (
+        ReliableGateway([nats.url]) as one,
+        ReliableGateway([nats.url]) as two,
+        await Member.connect(gateway, "plain") as member,
+    ):
+        assert await member.join("room")
+        assert await one.publish(key, "one 0", ("connection", 1)) == OK
+        for number, router in enumerate(fleet.services[:2]):  # no owner of before is left
+            await asyncio.to_thread(router.kill if how == "kill" else router.stop)
+            await asyncio.to_thread(router.start)
+            assert await one.publish(key, f"between {number}") == OK
+        assert await two.publish(key, "one 0", ("connection", 1)) in (OK, DUPLICATE)
+        assert await two.publish(key, "one 1", ("connection", 2)) == OK
+        await until(lambda: ("room", "one 1") in member.arrived, 30, "the last one arrives")
+    texts = [text for _, text in member.arrived]
+    assert [text for text in texts if text.startswith("one")] == ["one 0", "one 1"]
+    assert len(texts) == len(set(texts)) == 4
 
 
 @pytest.mark.parametrize("how", ["kill", "stop", "pause"])

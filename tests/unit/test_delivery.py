@@ -206,3 +206,32 @@ def test_an_envelope_that_is_none_is_refused_and_those_beside_it_are_delivered(b
     body = pack_body(Message(DataType.TEXT, b"hi"))
     gateway.envelopes([[7, 5, "s", 1, KEY, body], bad, [7, 5, "s", 99, KEY, body]])
     assert len(client.got) == 2
+
+
+def test_what_its_client_sends_again_elsewhere_reaches_nobody_twice_though_its_owner_is_another():
+    client = Client("1")
+    gateway = Gateway(client)
+    body = pack_body(Message(DataType.TEXT, b"hi", None, None))
+    for epoch, sender, number in ((5, "s", 1), (6, "t", 1), (7, "u", 9)):
+        gateway.envelopes([[7, epoch, sender, number, KEY, body, "publisher", 3]])
+    assert (len(client.got), gateway.repeated) == (1, 2)
+
+
+def test_another_ack_id_publisher_or_partition_is_another_publish():
+    client = Client("1")
+    gateway = Gateway(client)
+    body = pack_body(Message(DataType.TEXT, b"hi", None, None))
+    others = ((7, "publisher", 3), (7, "publisher", 4), (7, "somebody", 3), (8, "publisher", 3))
+    for number, (partition, publisher, ack_id) in enumerate(others, 1):
+        gateway.envelopes([[partition, 5, "s", number, KEY, body, publisher, ack_id]])
+    assert (len(client.got), gateway.repeated) == (4, 0)
+
+
+def test_what_came_when_nobody_was_here_does_not_keep_it_from_who_joins():
+    gateway = Gateway()
+    body = pack_body(Message(DataType.TEXT, b"hi", None, None))
+    gateway.envelopes([[7, 5, "s", 1, KEY, body, "publisher", 3]])
+    client = Client("1")
+    gateway.hubs.add(client)
+    gateway.envelopes([[7, 6, "t", 1, KEY, body, "publisher", 3]])
+    assert len(client.got) == 1
