@@ -71,6 +71,11 @@ async def test_the_end_that_another_gateway_tells_has_the_state_that_the_handler
     handler = EventHandler(f"{app.base}/events", "*", ("connect", "connected", "disconnected"))
     await cluster.settings.put_hub(HUB, HubSettings(event_handlers=(handler,)))
     silent, talks = [await Member.connect(victim, name) for name in ("silent", "talks")]
+
+    async def both_connected() -> bool:
+        return len(stateful.states) == 2 and all(len(told) == 2 for told in stateful.states.values())
+
+    await eventually(both_connected, SECONDS)  # nothing says which is told first, that or an event
     ack = await talks.request(type="event", event="say", dataType="text", data="cart=3")
     assert ack["success"] is True
 
