@@ -198,6 +198,9 @@ class SimBus:
         for listener in listeners:
             listener()
 
+    def new_inbox(self) -> str:
+        return f"_INBOX.{self.world.next_id()}"
+
     def deliver(self, subject: str, reply: str, data: bytes, headers: bytes = b"") -> None:
         """From the server to this client, in order, after a while, if the connection lasts."""
         life = self.life
