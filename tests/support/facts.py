@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import cached_property
 from typing import NamedTuple
 
-from support.history import History, Request, Session, Span, possible_memberships
+from support.history import DUPLICATE, OK, History, Request, Session, Span, possible_memberships
 
 
 class Published(NamedTuple):
@@ -50,6 +50,18 @@ class Facts:
             for text, one in self.published.items()
             if any(change.meets(one.request.span) for change in self.history.owner_changes)
         }
+
+    def failed_unheard(self, one: Published, later: Published) -> bool:
+        """Whether `one` may have failed after ten seconds without its publisher hearing of it, which sent it
+        again: then it comes where that puts it, behind what was sent after its first sending. What had been
+        done before those ten seconds were over was overtaken by nothing that had failed."""
+        request, done = one.request, later.request
+        times = [at for at, outcome in done.answers if outcome in (OK, DUPLICATE)]
+        for session in self.history.sessions:
+            times += [frame.at for frame in session.frames if frame.text == done.text]
+        duplicates = sum(outcome == DUPLICATE for _, outcome in request.answers)
+        failed_at = request.sent[0] + self.limits.publish_seconds
+        return len(request.sent) - duplicates > 1 and min(times) >= failed_at
 
     def detached_since(self, session: Session) -> float:
         """Since when, at the earliest, the service may have seen the last socket as lost."""

@@ -170,6 +170,8 @@ class Limits:
     """How much may be at any moment."""
     answer_seconds: float = 30.0
     """Within this time a request is answered on a socket that stays."""
+    publish_seconds: float = 10.0
+    """A publish that no router has confirmed for so long fails; none fails for want of an answer before."""
     settle_seconds: float = 1.0
     """How long a message may be on its way to a connection that is not reliable after its ack."""
     ended_seconds: float = 60.0

@@ -179,10 +179,11 @@ def _publisher_order(facts: Facts) -> Found:
                 if one is None or one.publisher is None:
                     continue
                 before = last.get(one.publisher)
-                if before is not None and before.number > one.number:
+                if before is None or before.number <= one.number:
+                    last[one.publisher] = one
+                elif not facts.failed_unheard(one, before):
                     facts_ = f"{session.connection_id} got {text} after {before.request.text} in {group}"
                     yield Violation("publisher_order", facts_)
-                last[one.publisher] = one
 
 
 def _owed(facts: Facts, session: Session) -> Iterator[tuple[str, Request]]:

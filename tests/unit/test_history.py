@@ -342,6 +342,40 @@ def test_that_exception_is_for_nothing_else(scene: Scene) -> None:
     assert judge(scene.history).broken == {"lost", "order", "publisher_order"}
 
 
+def _sent_again(scene: Scene, seconds: float) -> Request:
+    """A publish that was sent so long before already, and that others overtook."""
+    _publisher_order(scene)
+    first = scene.after[0]
+    first.sent.insert(0, first.sent[0] - seconds)
+    return first
+
+
+def test_what_failed_after_ten_seconds_unheard_comes_where_it_was_sent_again(scene: Scene) -> None:
+    _sent_again(scene, scene.history.limits.publish_seconds)
+    assert not judge(scene.history).violations
+
+
+def test_nothing_is_overtaken_before_it_can_have_failed(scene: Scene) -> None:
+    _sent_again(scene, scene.history.limits.publish_seconds - 0.5)
+    assert judge(scene.history).broken == {"publisher_order"}
+
+
+def test_what_was_done_the_first_time_had_not_failed(scene: Scene) -> None:
+    first = _sent_again(scene, scene.history.limits.publish_seconds)
+    first.answers[:] = [(first.answers[0][0], DUPLICATE)]
+    assert judge(scene.history).broken == {"publisher_order"}
+
+
+def test_what_failed_unheard_excuses_nothing_that_comes_after_it(scene: Scene) -> None:
+    first, second, third = scene.after
+    first.sent.insert(0, first.sent[0] - scene.history.limits.publish_seconds)
+    for session in scene.history.sessions:
+        if any(frame.text == first.text for frame in session.frames):
+            swap(session, first, third)
+            swap(session, second, first)  # third, first, second
+    assert judge(scene.history).broken == {"publisher_order"}
+
+
 def test_nobody_is_owed_what_was_not_acked_and_all_may_have_it(scene: Scene) -> None:
     for request in (scene.rest, scene.after[0]):
         request.answers[:] = [(request.answers[0][0], "InternalServerError")]
