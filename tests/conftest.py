@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ settings.load_profile("untimed")
 
 Running = HubwireUp | HubwireCluster
 HERE = Path(__file__).parent
+SERVICE = pytest.StashKey[ExitStack]()
 TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": HubwireCluster}
 
 
@@ -32,12 +34,13 @@ LONGEST_FIRST = ["conformance", "browser", "chaos", "examples", "integration", "
 one long file of another."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several workers (pytest-xdist) the tests of a topology share it, those of a file stay together."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         shared = callspec.params.get("topology") if callspec is not None else None
-        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(shared or item.path.stem))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _place(item.path.relative_to(HERE).parts[0]))
 
@@ -60,8 +63,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The whole service: first as `hubwire up`, then as a cluster. One of each serves all tests, so a
     test uses names of its own and restarts nothing."""
-    with TOPOLOGIES[request.param](tmp_path_factory.mktemp(request.param)) as running:
+    with ExitStack() as stack:
+        request.config.stash[SERVICE] = stack
+        running = TOPOLOGIES[request.param](tmp_path_factory.mktemp(request.param))
+        stack.enter_context(running)
         yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    """A worker has all tests of a topology in a row; after the last one it would only take processor time."""
+    done = yield
+    service = item.config.stash.get(SERVICE, None)
+    others = nextitem is not None and "topology" not in getattr(nextitem, "fixturenames", ())
+    if service is not None and others and hasattr(item.config, "workerinput"):
+        service.close()
+    return done
 
 
 @pytest.fixture(scope="session")
