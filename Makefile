@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Most tests wait for processes, so two workers take half the time; what shares a service stays together.
-WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 # The first of these that is 3.11 or newer.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \

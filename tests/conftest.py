@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,37 @@ settings.load_profile("untimed")
 
 Running = HubwireUp | HubwireCluster
 HERE = Path(__file__).parent
-SERVICE = pytest.StashKey[ExitStack]()
 TOPOLOGIES: dict[str, Callable[..., Running]] = {"up": HubwireUp, "cluster": HubwireCluster}
 
+
+SHARING = re.compile("/(conformance|browser)/")
+"""The folders whose tests share a topology."""
 
 LONGEST_FIRST = ["conformance", "browser", "chaos", "examples", "integration", "upstream", "property", "unit"]
 """The order of the folders with several workers: what takes minutes begins, so that none waits at the end for
 one long file of another."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (pytest-xdist) the tests of a topology share it, those of a file stay together."""
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        shared = callspec.params.get("topology") if callspec is not None else None
-        item.add_marker(pytest.mark.xdist_group(shared or item.path.stem))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _place(item.path.relative_to(HERE).parts[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers the tests of a topology share it, those of a file stay together.
+
+    `--dist loadgroup` of pytest-xdist 3.8 does nothing with pytest 9.2, whose node ids it cannot change.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByService(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            shared = re.search(r"[\[-](up|cluster)[\]-]", nodeid) if SHARING.search(file) else None
+            return shared[1] if shared else file
+
+    return ByService(config, log)
 
 
 def _place(folder: str) -> int:
@@ -63,10 +76,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The whole service: first as `hubwire up`, then as a cluster. One of each serves all tests, so a
     test uses names of its own and restarts nothing."""
-    with ExitStack() as stack:
-        request.config.stash[SERVICE] = stack
-        running = TOPOLOGIES[request.param](tmp_path_factory.mktemp(request.param))
-        stack.enter_context(running)
+    with TOPOLOGIES[request.param](tmp_path_factory.mktemp(request.param)) as running:
         yield running
 
 
@@ -74,10 +84,9 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
     """A worker has all tests of a topology in a row; after the last one it would only take processor time."""
     done = yield
-    service = item.config.stash.get(SERVICE, None)
-    others = nextitem is not None and "topology" not in getattr(nextitem, "fixturenames", ())
-    if service is not None and others and hasattr(item.config, "workerinput"):
-        service.close()
+    used = "topology" in getattr(item, "fixturenames", ())
+    if used and nextitem is not None and "topology" not in getattr(nextitem, "fixturenames", ()):
+        item._fixtureinfo.name2fixturedefs["topology"][-1].finish(item._request)
     return done
 
 
