@@ -95,6 +95,8 @@ class _Terminal:
         self._simple = args.protocol == "simple"
         self._messages = 0
         self._enough = asyncio.Event()
+        self._greeted = asyncio.Event()
+        """Set by the first frame; a client of JSON begins with `connected`."""
         self._interactive = bool(sys.stdin) and sys.stdin.isatty()
 
     async def run(self) -> int:
@@ -123,6 +125,8 @@ class _Terminal:
     # Typed lines
 
     async def _converse(self) -> None:
+        if not self._simple:
+            await self._wait_answers(self._greeted)  # a script of no lines is told it as well
         for group in self._args.join:
             await self._command(f"join {group}")
         if self._interactive:
@@ -138,18 +142,19 @@ class _Terminal:
                 self._out.fail([str(fault)])
         if self._interactive:
             return
-        await self._wait_answers()
+        await self._wait_answers(self._client.all_answered)
         if self._args.listen is not None:
             await asyncio.sleep(self._args.listen)
         elif self._args.count is not None:
             await self._enough.wait()
 
-    async def _wait_answers(self) -> None:
+    async def _wait_answers(self, come: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._client.all_answered.wait()
+                await come.wait()
         except TimeoutError:
-            self._out.fail([f"The service did not answer: {', '.join(self._client.unanswered())}."])
+            missing = ", ".join(self._client.unanswered()) or "connected"
+            self._out.fail([f"The service did not answer: {missing}."])
 
     async def _command(self, line: str) -> bool:
         """Carry one line out. False: leave. Raises InvalidRequest for a line that is no command."""
@@ -182,6 +187,7 @@ class _Terminal:
     async def _receive(self) -> None:
         async for frame in self._client.frames():
             self._show(frame)
+            self._greeted.set()
             if self._args.count is not None and self._messages >= self._args.count:
                 self._enough.set()
 
