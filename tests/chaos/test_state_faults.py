@@ -67,9 +67,9 @@ async def test_the_end_that_another_gateway_tells_has_the_state_that_the_handler
 ) -> None:
     stateful = Stateful()
     app.answer = stateful.answer
-    _, victim, _ = fleet.start_all("router", "gateway", "gateway")
     handler = EventHandler(f"{app.base}/events", "*", ("connect", "connected", "disconnected"))
     await cluster.settings.put_hub(HUB, HubSettings(event_handlers=(handler,)))
+    _, victim, _ = fleet.start_all("router", "gateway", "gateway")  # which begin with that in force
     silent, talks = [await Member.connect(victim, name) for name in ("silent", "talks")]
 
     async def both_connected() -> bool:

@@ -51,7 +51,7 @@ async def bus(nats: NatsServer) -> AsyncIterator[BusClient]:
 
 async def on_server(bus: BusClient, node: NatsServer, cluster: NatsCluster) -> None:
     """Have a connection go to this one of the servers."""
-    for _ in range(2 * len(cluster.nodes)):
+    for _ in range(30 * len(cluster.nodes)):  # it goes to any of the others
         if bus.server == node.url.removeprefix("nats://"):
             return
         back = asyncio.Event()
