@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from docs.pages import write_or_check
 from loadtest.bench.plots import bars, number
 
 DOCS = Path(__file__).parent
@@ -209,15 +210,5 @@ def files() -> dict[Path, str]:
     return {PAGE: page(), **plots}
 
 
-def main() -> int:
-    wanted = files()
-    if "--check" in sys.argv[1:]:
-        return int(any(not path.exists() or path.read_text() != text for path, text in wanted.items()))
-    PLOTS.mkdir(exist_ok=True)
-    for path, text in wanted.items():
-        path.write_text(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(files()))

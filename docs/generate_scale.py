@@ -19,7 +19,8 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from loadtest.bench.plots import bars, number  # noqa: E402 - found by the line above
+from docs.pages import write_or_check  # noqa: E402 - found by the line above
+from loadtest.bench.plots import bars, number  # noqa: E402
 
 PAGE = DOCS / "scale.md"
 PLOTS = DOCS / "scale"
@@ -176,15 +177,5 @@ def files() -> dict[Path, str]:
     }
 
 
-def main() -> int:
-    wanted = files()
-    if "--check" in sys.argv[1:]:
-        return int(any(not path.exists() or path.read_text() != text for path, text in wanted.items()))
-    PLOTS.mkdir(exist_ok=True)
-    for path, text in wanted.items():
-        path.write_text(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(files()))

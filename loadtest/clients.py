@@ -16,6 +16,7 @@ PROTOCOL = "json.webpubsub.azure.v1"
 HANDSHAKES_AT_ONCE = 64
 MARK = b"@T"
 STAMP_DIGITS = 19
+_SLICES = 20
 
 
 def client_frame(payload: bytes, opcode: int = 0x1) -> bytes:
@@ -28,6 +29,31 @@ def client_frame(payload: bytes, opcode: int = 0x1) -> bytes:
     else:
         head = bytes((0x80 | opcode, 0x80 | 127)) + size.to_bytes(8, "big")
     return head + b"\0\0\0\0" + payload
+
+
+class AcksInTurn:
+    """Acknowledges for reliable clients what they have, each once a second as the vendors' clients do, one
+    after another so that it is no burst. `highest`: by descriptor, the last sequence id that came."""
+
+    def __init__(self) -> None:
+        self.highest: dict[int, int] = {}
+        self._acked: dict[int, int] = {}
+        self._slice = 0
+        self._next_slice = 0.0
+
+    def send(self, sockets: Sequence[socket.socket]) -> None:
+        """Call it after each read; most times it is nobody's turn."""
+        now = time.monotonic()
+        if now < self._next_slice:
+            return
+        self._next_slice = now + 1 / _SLICES
+        for sock in sockets[self._slice :: _SLICES]:
+            fd = sock.fileno()
+            highest = self.highest.get(fd, 0)
+            if highest != self._acked.get(fd, 0):
+                self._acked[fd] = highest
+                sock.send(client_frame(b'{"type":"sequenceAck","sequenceId":%d}' % highest))
+        self._slice = (self._slice + 1) % _SLICES
 
 
 class Clients:

@@ -15,16 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from clients import MARK, STAMP_DIGITS, Clients, client_frame
+from clients import MARK, STAMP_DIGITS, AcksInTurn, Clients, client_frame
 
 RELIABLE = "json.reliable.webpubsub.azure.v1"
 RETRY_SECONDS = 1.0
 _ID = b'{"sequenceId":'
-_SLICES = 20
-
-
-def ack_frame(sequence_id: int) -> bytes:
-    return client_frame(b'{"type":"sequenceAck","sequenceId":%d}' % sequence_id)
 
 
 class Counting(Clients):
@@ -35,10 +30,7 @@ class Counting(Clients):
         super().__init__(protocol)
         self.deliveries = 0
         self._acks = acks and protocol == RELIABLE
-        self._highest: dict[int, int] = {}
-        self._acked: dict[int, int] = {}
-        self._slice = 0
-        self._next_slice = 0.0
+        self._in_turn = AcksInTurn()
 
     def read(self, wait: float, *, stamps: bool = False) -> int:
         got = 0
@@ -61,31 +53,18 @@ class Counting(Clients):
             at = self._buffer.rfind(_ID, 0, size)
             if at >= 0:
                 at += len(_ID)
-                self._highest[fd] = int(self._buffer[at : self._buffer.index(b",", at)])
+                self._in_turn.highest[fd] = int(self._buffer[at : self._buffer.index(b",", at)])
             if stamps:
                 at = self._buffer.find(MARK, 0, size) + len(MARK)
                 sent = int(self._buffer[at : at + STAMP_DIGITS])
                 self.latencies.append((time.time_ns() - sent) / 1e6)
         self.received_bytes += got
         if self._acks:
-            self._ack_some()
+            self._in_turn.send(self.sockets)
         return got
 
     def hung_up(self, fd: int) -> None:
         raise ConnectionError("The server closed a connection during the run.")
-
-    def _ack_some(self) -> None:
-        now = time.monotonic()
-        if now < self._next_slice:
-            return
-        self._next_slice = now + 1 / _SLICES
-        for sock in self.sockets[self._slice :: _SLICES]:
-            fd = sock.fileno()
-            highest = self._highest.get(fd, 0)
-            if highest != self._acked.get(fd, 0):
-                self._acked[fd] = highest
-                sock.send(ack_frame(highest))
-        self._slice = (self._slice + 1) % _SLICES
 
     def read_deliveries(self, wanted: int, seconds: float, *, stamps: bool = False) -> None:
         """Until so many have come since `forget`. Raises TimeoutError."""

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from loadtest.clients import MARK, STAMP_DIGITS, client_frame, percentile
+from loadtest.clients import MARK, STAMP_DIGITS, AcksInTurn, percentile
 
 AT_ONCE = 64
 PAYLOAD_BYTES = 200
 _AT = MARK[0]
 _REST = MARK[1:]
 _ID = b'{"sequenceId":'
-_SLICES = 20
 _NO_STEPS: Sequence[tuple[bytes, bytes]] = ()
 
 
@@ -105,10 +104,7 @@ class LoadClients:
         self._epoll = select.epoll()
         self._buffer = bytearray(1 << 20)
         self._cut: set[int] = set()
-        self._highest: dict[int, int] = {}
-        self._acked: dict[int, int] = {}
-        self._slice = 0
-        self._next_slice = 0.0
+        self._in_turn = AcksInTurn()
         self.sockets: list[socket.socket] = []
         self._by_fd: dict[int, socket.socket] = {}
         self._groups: list[str] = []
@@ -176,7 +172,7 @@ class LoadClients:
         for fd, _ in self._epoll.poll(wait, most):
             got += self._take(fd, stamps)
         if self.dialect.acks:
-            self._ack_some()
+            self._in_turn.send(self.sockets)
         return got
 
     def _take(self, fd: int, stamps: bool) -> int:
@@ -199,7 +195,7 @@ class LoadClients:
             at += len(_ID)
             end = buffer.find(b",", at, size)
             if end > 0:
-                self._highest[fd] = int(buffer[at:end])
+                self._in_turn.highest[fd] = int(buffer[at:end])
         return size
 
     def _count(self, fd: int, size: int, stamps: bool) -> None:
@@ -226,19 +222,6 @@ class LoadClients:
 
     def hung_up(self, fd: int) -> None:
         raise ConnectionError("The server closed a connection during the run.")
-
-    def _ack_some(self) -> None:
-        now = time.monotonic()
-        if now < self._next_slice:
-            return
-        self._next_slice = now + 1 / _SLICES
-        for sock in self.sockets[self._slice :: _SLICES]:
-            fd = sock.fileno()
-            highest = self._highest.get(fd, 0)
-            if highest != self._acked.get(fd, 0):
-                self._acked[fd] = highest
-                sock.send(client_frame(b'{"type":"sequenceAck","sequenceId":%d}' % highest))
-        self._slice = (self._slice + 1) % _SLICES
 
     def publish(self, number: int) -> None:
         """One publish of one client to its group; what the socket does not take at once is waited for."""
