@@ -215,7 +215,7 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
     factory = http.factory if http is not None else None
     sock = open_listener(config.host, config.port)
     server = await loop.create_server(
-        lambda: Front(service.fronts, service.admit, factory), sock=sock, backlog=BACKLOG
+        lambda: Front(service.door.fronts, service.door.admit, factory), sock=sock, backlog=BACKLOG
     )
     try:
         log.info("gateway_listening", gateway=worker.name, host=config.host, port=sock.getsockname()[1])
@@ -225,9 +225,9 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
         log.info("gateway_stopping", gateway=worker.name, reason=stop.reason)
     finally:
         worker.insight.health.leaves(stop.reason or "it cannot go on")
-        service.draining = True
+        service.door.draining = True
         server.close()
-        for front in [*service.fronts]:
+        for front in [*service.door.fronts]:
             front.transport.abort()
         await drain.let_go(service, config.drain_seconds, worker.lost)
         if service.reliable is not None:

@@ -35,7 +35,7 @@ async def let_go(service: GatewayService, drain_seconds: float, lost: asyncio.Ev
     connections: list[Connection] = list(service.hubs)
     if service.reliable is not None:
         connections += service.reliable.sockets()  # their sessions go on elsewhere
-    service.draining = True
+    service.door.draining = True
     if not connections:
         return
     log.info("connections_let_go", count=len(connections), seconds=drain_seconds)

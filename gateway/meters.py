@@ -203,7 +203,7 @@ def _of_connections(service: GatewayService) -> dict[Meter, Reader]:
     def requests() -> Iterator[Sample]:
         opened = sum(sum(tally.opened.values()) for _, tally in hubs.items())
         yield (WEB_PUBSUB, "101"), opened
-        for status, count in _items(service.refused):
+        for status, count in _items(service.door.refused):
             yield (WEB_PUBSUB, str(status)), count
 
     def traffic(of_bytes: bool) -> Reader:
@@ -220,7 +220,7 @@ def _of_connections(service: GatewayService) -> dict[Meter, Reader]:
         OPENED: labelled("opened"),
         CLOSED: labelled("closed"),
         REQUESTS: requests,
-        QUOTA: lambda: service.utilization,
+        QUOTA: lambda: service.door.utilization,
         MESSAGES: traffic(False),
         TRAFFIC: traffic(True),
         DELIVERY: lambda: [((hub,), tally.delivery) for hub, tally in hubs.items()],

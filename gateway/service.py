@@ -7,7 +7,6 @@ of a message (style 3.3): a publish goes to the owner of its partition, also for
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,22 +19,17 @@ from gateway.bounds import HubBounds
 from gateway.commands import Commands
 from gateway.connection import Connection, Executed
 from gateway.delivery import Delivery
+from gateway.door import Door
 from gateway.events import ClientEvents, Listeners
 from gateway.flusher import Flusher
-from gateway.front import Front, Undecided
-from gateway.handshake import RecoveryRequest, Refusal, RefusedRecovery, check
-from gateway.http_head import Head
 from gateway.hub import LocalHubs
 from gateway.keepalive import KeepAlive
 from gateway.notifications import Notifications, Silent
-from gateway.protocol.negotiate import RELIABLE
 from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
-from gateway.reliable.admission import open_session, recover, refuse_recovery
 from gateway.reliable.service import Durability, ReliableSessions
 from gateway.settings import GatewayLimits
 from gateway.tally import STAMP_EVERY, HubTally
-from gateway.upgrade import hand_over
 from gateway.upstream.commands import UpstreamCommands
 from gateway.upstream.service import UpstreamService
 from hubwire.bus.client import BusClient
@@ -51,10 +45,9 @@ from hubwire.bus.envelopes import (
     pack_body,
     unpack,
 )
-from hubwire.bus.keys import group_key, hub_key, partition_of
+from hubwire.bus.keys import group_key, partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settings import SettingsStore
-from hubwire.bus.settle import settle
 from hubwire.bus.subjects import gateway_subject
 from hubwire.model.errors import (
     Conflict,
@@ -65,8 +58,6 @@ from hubwire.model.errors import (
     Unavailable,
 )
 from hubwire.model.message import Message
-from hubwire.model.names import new_connection_id
-from hubwire.model.permissions import PermissionSet, is_known_role
 from hubwire.model.tokens import AudiencePolicy
 from hubwire.runtime.meters import PerHub
 from hubwire.runtime.traces import OFF, Traced, Traces
@@ -74,9 +65,7 @@ from hubwire.runtime.traces import OFF, Traced, Traces
 log = structlog.get_logger(__name__)
 
 MAX_COMMANDS = 1000
-MAX_ROLES_TOLD = 100
 LEAVES_PER_TURN = 200
-RETRY_SOON = (("Retry-After", "1"),)
 
 
 class GatewayService:
@@ -112,12 +101,10 @@ class GatewayService:
         self.tallies: PerHub[HubTally] = PerHub(HubTally, limits.metrics_hubs)
         self._bounds = HubBounds(settings.limits, limits.outbox_bytes, self.tallies)
         settings.add_listener(self._bounds.settings_changed)
-        self._audiences = AudiencePolicy.of(public_endpoints)
         self._flusher = Flusher(loop)
         self.events = ClientEvents(upstream, listeners, settings_of=settings.hub)
         self._notifications = notifications or Silent()
         self._joining: set[tuple[Connection, str]] = set()  # joins that are not confirmed, so not told yet
-        self.fronts = Undecided()
         self.hubs: LocalHubs[Connection] = LocalHubs()
         self.registrar = Registrar(dispatcher, owners)
         self.delivery = Delivery(self.hubs, loop.time, self.tallies, loop.call_soon, traces)
@@ -140,6 +127,19 @@ class GatewayService:
                 memory=durability.memory,
                 replicas=durability.replicas,
             )
+        self.door = Door(
+            name,
+            settings,
+            self._bounds,
+            self.events,
+            self.hubs,
+            self.registrar,
+            self.reliable,
+            self,
+            self._flusher,
+            limits,
+            AudiencePolicy.of(public_endpoints),
+        )
         self.commands = Commands(self.hubs, self.delivery, self.join, self.leave, self.reliable)
         if self.reliable is not None:
             self.commands.add(self.reliable.table)
@@ -147,147 +147,10 @@ class GatewayService:
             self.commands.add(UpstreamCommands(upstream).table)
         self._command_tasks: set[asyncio.Task[None]] = set()
         self.listening = asyncio.Event()
-        self._roles_told: set[str] = set()
-        self.draining = False
         self.opened = 0
         self.closed: Counter[str] = Counter()
-        self.refused: Counter[int] = Counter()
         self.received = 0
         owners.on_change(self._table_changed)
-
-    # -- admission ---------------------------------------------------------------------------------
-
-    async def admit(self, front: Front, head: Head) -> Refusal | None:
-        """Decide on a client endpoint: hand its socket over, or say why not."""
-        refusal = await self._admit(front, head)
-        if refusal is not None:
-            self.refused[refusal.status] += 1
-        return refusal
-
-    async def _admit(self, front: Front, head: Head) -> Refusal | None:
-        try:
-            keys = self._settings.keys
-            again = self._settings.reconnection_keys.both if self.reliable is not None else ()
-        except Unavailable as error:
-            return Refusal(503, str(error), RETRY_SOON)
-        verdict = check(
-            head,
-            settings_of=self._settings.hub,
-            keys=[key for key in (keys.primary, keys.secondary, keys.salt) if key],
-            audiences=self._audiences,
-            now=time.time(),
-            reconnection_keys=again,
-        )
-        if isinstance(verdict, Refusal):
-            return verdict
-        if self.draining:
-            return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
-        if isinstance(verdict, RecoveryRequest):
-            assert self.reliable is not None
-            return await recover(self.reliable, front, head, verdict, self._bounds.of(verdict.hub))
-        if isinstance(verdict, RefusedRecovery):
-            if self.reliable is not None:
-                self.reliable.recoveries["refused"] += 1
-            refuse_recovery(front, verdict, self._flusher)
-            return None
-        bounds = self._bounds.of(verdict.hub)
-        # Who waits for an event handler counts too.
-        if (
-            self._clients() + len(self.events.connecting) >= self._limits.max_connections
-            or self._clients(verdict.hub) + bounds.deciding >= bounds.max_connections
-        ):
-            return Refusal(429, "Too many connections.", (("Retry-After", "5"),))
-        connection_id = new_connection_id(os.urandom(16), self.name)
-        bounds.deciding += 1
-        try:
-            welcome = await self.events.welcome(connection_id, verdict, head)
-        finally:
-            bounds.deciding -= 1
-        if isinstance(welcome, Refusal):
-            return welcome
-        if len(set(welcome.groups)) > bounds.max_groups:
-            return Refusal(400, f"A connection of this hub may be in {bounds.max_groups} groups at most.")
-        if self.draining:  # since that handler was asked
-            return Refusal(503, "This gateway is being stopped.", RETRY_SOON)
-        self._tell_unknown_roles(verdict.hub, welcome.roles)
-        if welcome.codec.name in RELIABLE:
-            assert self.reliable is not None
-            return await open_session(
-                self.reliable,
-                front,
-                head,
-                connection_id,
-                verdict,
-                welcome,
-                bounds,
-                self._limits.register_seconds,
-            )
-        connection = Connection(
-            connection_id,
-            verdict.hub,
-            welcome.user_id,
-            welcome.codec,
-            PermissionSet.from_roles(welcome.roles),
-            set(welcome.groups),
-            welcome.mode,
-            executor=self,
-            flusher=self._flusher,
-            bounds=bounds,
-            host=head.headers.get("host", ""),
-            source=welcome.source,
-        )
-        return await self._register(front, connection, verdict.key, welcome.subprotocol)
-
-    async def _register(
-        self, front: Front, connection: Connection, key: str, subprotocol: str | None
-    ) -> Refusal | None:
-        """Steps 11 and 12 of 1.4: membership is confirmed by the owners before the 101, so what is
-        published after the upgrade reaches the client."""
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        handed_over = False
-        try:
-            for new_key in self.hubs.add(connection):
-                self.registrar.join(new_key)
-            self.registrar.when_all_confirmed(self.hubs.keys_of(connection), partial(settle, confirmed, None))
-            async with asyncio.timeout(self._limits.register_seconds):
-                await confirmed
-            if connection.over:  # closed meanwhile, by REST or because we stop
-                return Refusal(503, "The connection was closed before it was opened.", RETRY_SOON)
-            transport, rest = front.take_socket()
-            if not transport.is_closing():
-                hand_over(transport, connection, key, subprotocol, rest)
-                handed_over = True
-        except (HubwireError, TimeoutError) as error:
-            log.warning("connection_not_registered", hub=connection.hub, error=repr(error))
-            return Refusal(503, "The cluster does not answer; try again.", RETRY_SOON)
-        finally:
-            # Whatever went wrong, and when the client has gone or this task is cancelled: no ghost stays.
-            if not handed_over:
-                connection.abort()
-        return None
-
-    # -- reliable sessions (client-protocols.md section 4) ---------------------------------------------
-
-    def _clients(self, hub: str | None = None) -> int:
-        """How many connections are here: all, or those of a hub."""
-        if hub is None:
-            return len(self.hubs) + (len(self.reliable.holder) if self.reliable is not None else 0)
-        key = hub_key(hub)
-        return self.hubs.count(key) + (self.reliable.count(key) if self.reliable is not None else 0)
-
-    @property
-    def utilization(self) -> float:
-        """The part of its connections that this gateway has, 0 to 1."""
-        return self._clients() / self._limits.max_connections
-
-    def _tell_unknown_roles(self, hub: str, roles: tuple[str, ...]) -> None:
-        """Roles that mean nothing are ignored (client-protocols.md 2.2), but each is told once."""
-        told = self._roles_told
-        for role in roles:
-            if role not in told and len(told) < MAX_ROLES_TOLD and not is_known_role(role):
-                told.add(role)
-                log.warning("role_ignored", hub=hub, role=role[:200])
 
     # -- what connections ask (gateway.connection.Executor) -----------------------------------------
 

@@ -332,7 +332,7 @@ async def test_frames_that_come_during_the_decision_wait_and_too_many_are_not_re
     async with await stack.socket() as raw:
         raw.send(stack.request(path(stack)) + text * 200_000)
         await held.some()
-        (front,) = stack.service.fronts
+        (front,) = stack.service.door.fronts
         await until(lambda: front._paused)
         assert len(front._buffer) < 1_000_000
         held.release()

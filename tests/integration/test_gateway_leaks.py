@@ -227,7 +227,7 @@ async def test_a_planned_stop_tells_every_client_to_go_and_closes_with_1001(tmp_
         simple = await stack.client(subprotocols=[])
         half = await stack.socket()
         half.send(b"GET /cl")
-        await until(lambda: stack.service.fronts)
+        await until(lambda: stack.service.door.fronts)
         stopping = asyncio.create_task(stack.stop_gateway())
         for client in clients:
             opcode, payload = await client.frame()
@@ -264,7 +264,7 @@ async def test_a_stop_without_time_still_says_why(tmp_path):
 
 async def test_a_handshake_while_it_stops_is_503_or_refused(tmp_path):
     async with Stack(tmp_path) as stack:
-        stack.service.draining = True
+        stack.service.door.draining = True
         status, headers, _ = await stack.ask(stack.request(f"/client/hubs/chat?access_token={stack.token()}"))
         assert (status, headers["retry-after"]) == (503, "1")
 

@@ -307,7 +307,7 @@ class Stack:
         def empty() -> bool:
             return not (
                 len(service.hubs)
-                or service.fronts
+                or service.door.fronts
                 or len(service.keepalive)
                 or service.registrar.membership.keys()
                 or service.hubs.keys()
