@@ -1,6 +1,7 @@
-"""Writes the schema and the table of values of the Helm chart from helm/hubwire/values.yaml.
+"""Writes the schema and the table of values of the Helm chart from helm/hubwire/values.yaml, and the users
+of its NATS (files/nats-users.conf) from hubwire/runtime/nats_roles.py.
 
-    python docs/generate_chart.py           # rewrites values.schema.json and the table in README.md
+    python docs/generate_chart.py           # rewrites values.schema.json, the table in README.md, the users
     python docs/generate_chart.py --check   # exit code 1 when they are not as they should be
 
 The comment above a value is its description; types are those of the defaults; what else must hold is RULES.
@@ -13,13 +14,18 @@ import json
 import re
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, NamedTuple
 
 import yaml
 
+from hubwire.runtime.nats_roles import role_users
+
 CHART = Path(__file__).parents[1] / "helm" / "hubwire"
 BEGIN = "<!-- values: written by docs/generate_chart.py -->"
 END = "<!-- end of values -->"
+WRITTEN = "Written by docs/generate_chart.py from what `hubwire nats-config` prints."
+PREFIX = "LISTENER_PREFIX"
 
 _ROLES = ("gateway", "router", "controlplane", "nats")
 _TEXT = {"type": "string"}
@@ -51,6 +57,7 @@ RULES: dict[str, dict[str, Any]] = {
     "maxUnavailable": _BUDGET,
     "router.replicas": {"minimum": 1},
     "nats.replicas": {"enum": [1, 3, 5]},
+    "nats.listenerPrefix": {"pattern": "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$"},
     "nats.image.command": {"items": _TEXT, "minItems": 1},
     "nats.storage.whenDeleted": {"enum": ["Delete", "Retain"]},
     "maxFileStore": {"pattern": "^[0-9]+(KB|MB|GB|TB)$"},
@@ -165,6 +172,11 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def nats_users() -> str:
+    """The users of the roles, with a word where the chart puts nats.listenerPrefix."""
+    return dedent("\n".join([f"      # {WRITTEN}", *role_users(PREFIX)])) + "\n"
+
+
 def files() -> dict[Path, str]:
     """What each file should be."""
     readme = CHART / "README.md"
@@ -173,6 +185,7 @@ def files() -> dict[Path, str]:
     return {
         CHART / "values.schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
         readme: f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}",
+        CHART / "files" / "nats-users.conf": nats_users(),
     }
 
 

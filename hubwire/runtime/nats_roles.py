@@ -173,12 +173,17 @@ def password_variable(role: str) -> str:
     return f"HUBWIRE_NATS_{role.upper()}_PASSWORD"
 
 
+def role_users(listener_prefix: str = "awps") -> list[str]:
+    """The entries of `users` for the roles, without the operator. The Helm chart has them in a file."""
+    return [_user(role, rights_of(role, listener_prefix)) for role in ROLES]
+
+
 def nats_users(account: str = "HUBWIRE", listener_prefix: str = "awps") -> str:
     """The `accounts` block for nats-server's configuration. It holds no secret: the passwords are in the
     server's environment, under `password_variable`. Raises InvalidRequest for names that do not fit."""
     if not account.isidentifier() or not listener_prefix.replace(".", "").replace("-", "").isidentifier():
         raise InvalidRequest("An account and a prefix are letters, digits and _ (a prefix also - and dots).")
-    users = [_user(role, rights_of(role, listener_prefix)) for role in ROLES]
+    users = role_users(listener_prefix)
     users.append(f"      {{ user: {user_of(OPERATOR)}, password: ${password_variable(OPERATOR)} }}")
     return "\n".join(
         [

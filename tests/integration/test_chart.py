@@ -2,112 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import base64
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from support.rendered_chart import CHART, VALUES, helm, needs_helm, one, pods_of, rendered
 
 from hubwire.runtime.config_file import load_config
+from hubwire.runtime.nats_roles import ROLES, password_variable, role_users, user_of
 from hubwire.runtime.nats_server import find_nats_server
 
-CHART = Path(__file__).parents[2] / "helm" / "hubwire"
-_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-HELM = os.environ.get("HELM") or shutil.which("helm", path=_PATH)
 OPERATOR = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}  # not in Kubernetes' own schemas
 
-pytestmark = pytest.mark.skipif(
-    HELM is None, reason="There is no helm; `make helm` gets it on Linux, x86-64."
-)
-
-VALUES: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "small": {
-        "gateway": {"replicas": 1},
-        "router": {"replicas": 1},
-        "controlplane": {"replicas": 0},
-        "nats": {"replicas": 1},
-        "networkPolicy": {"enabled": False},
-    },
-    "everything": {
-        "settings": {"hubs": {"chat": {"anonymousConnectPolicy": "allow"}}, "corsOrigins": ["*"]},
-        "image": {"digest": "sha256:" + "0" * 64},
-        "imagePullSecrets": [{"name": "registry"}],
-        "gateway": {
-            "workers": 3,
-            "rest": False,
-            "autoscaling": {"enabled": True, "connections": 5000},
-            "upstreamAllow": ["10.1.0.0/16"],
-            "extraEnv": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://otel:4318"}],
-            "podAnnotations": {"a": "b"},
-            "podLabels": {"team": "chat"},
-            "tolerations": [{"key": "spot", "operator": "Exists"}],
-            "nodeSelector": {"pool": "edge"},
-            "priorityClassName": "high",
-        },
-        "ingress": {
-            "enabled": True,
-            "className": "nginx",
-            "hosts": ["pubsub.example.com"],
-            "tlsSecret": "pubsub-tls",
-            "annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"},
-        },
-        "httpRoute": {"enabled": True, "hosts": ["pubsub.example.com"], "parentRefs": [{"name": "edge"}]},
-        "networkPolicy": {
-            "clients": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "edge"}}}],
-            "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "mon"}}}],
-            "upstreams": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}],
-        },
-        "monitoring": {
-            "podMonitor": {"enabled": True},
-            "rules": {"enabled": True},
-            "dashboards": {"enabled": True},
-        },
-        "extraObjects": [
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}}
-        ],
-    },
-    "nats outside": {
-        "nats": {
-            "enabled": False,
-            "external": {
-                "servers": ["tls://nats.example.com:4223"],
-                "auth": "creds",
-                "existingSecret": "creds",
-                "tlsSecret": "ca",
-                "clientCertificate": True,
-                "tlsHostname": "nats",
-            },
-        },
-        "accessKeys": {"existingSecret": "keys"},
-    },
-}
-
-
-def helm(*arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
-    assert HELM is not None
-    command = [HELM, *arguments]
-    if values is not None:
-        command += ["--values", "-"]
-    return subprocess.run(
-        command, input=json.dumps(values or {}), capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
-    done = helm("template", "t", str(CHART), "--namespace", "ns", values=values)
-    assert done.returncode == 0, done.stderr
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
-
-
-def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (found,) = (o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
-    return found
+pytestmark = needs_helm
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -137,6 +47,12 @@ def test_lint_finds_nothing(name: str) -> None:
         ({"nats": {"enabled": False}}, "give the servers' URLs"),
         ({"nats": {"external": {"servers": ["nats://x:4222"]}}}, "set nats.enabled=false"),
         ({"gateway": {"rest": False}, "controlplane": {"replicas": 0}}, "nobody would serve REST"),
+        ({"nats": {"roleUsers": True}}, "set gateway.rest=false"),
+        (
+            {"nats": {"roleUsers": True, "enabled": False, "external": {"servers": ["nats://x:4222"]}}},
+            "make the users there with `hubwire nats-config`",
+        ),
+        ({"nats": {"listenerPrefix": "a.>"}}, "/nats/listenerPrefix"),
         ({"ingress": {"enabled": True}}, "give a host name"),
         ({"settings": {"accessKeys": {"primary": "x"}}}, "use accessKeys.existingSecret"),
         (
@@ -201,11 +117,12 @@ def test_the_endpoint_of_the_ingress_is_what_tokens_name() -> None:
 
 def test_the_nats_server_takes_its_configuration(tmp_path: Path) -> None:
     """Its own parser reads it, with the variables that the pod has."""
-    for name in ("defaults", "small"):
+    for name in ("defaults", "small", "a NATS user for each role"):
         config = one(rendered(VALUES[name]), "ConfigMap", "t-hubwire-nats")["data"]["nats.conf"]
         path = tmp_path / "nats.conf"
         path.write_text(config)
         env = {**os.environ, "POD_NAME": "n0", "NATS_USER": "hubwire", "NATS_PASSWORD": "p1e9secret"}
+        env |= {password_variable(role): f"p{role}" for role in ROLES}
         done = subprocess.run(
             [find_nats_server(), "-t", "--config", str(path)],
             env=env,
@@ -215,6 +132,39 @@ def test_the_nats_server_takes_its_configuration(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_each_role_has_its_own_user_and_only_its_own_password() -> None:
+    """The users are those of `hubwire nats-config`, with which test_nats_roles.py runs all."""
+    objects = rendered(VALUES["a NATS user for each role"])
+    config = one(objects, "ConfigMap", "t-hubwire-nats")["data"]["nats.conf"]
+    for user in role_users("shop.events"):
+        assert " ".join(user.split()) in " ".join(config.split())
+    secret = one(objects, "Secret", "t-hubwire-nats")["data"]
+    assert set(secret) == {"user", "password", *(f"{role}-password" for role in ROLES)}
+    assert len(set(secret.values())) == len(secret)
+    assert all(base64.b64decode(password).decode().isalnum() for password in secret.values())
+    for component, pod in pods_of(objects).items():
+        env = {variable["name"]: variable for variable in pod["spec"]["containers"][0]["env"]}
+        held = {
+            variable["valueFrom"]["secretKeyRef"]["key"]
+            for variable in env.values()
+            if variable.get("valueFrom", {}).get("secretKeyRef", {}).get("name") == "t-hubwire-nats"
+        }
+        if component == "nats":
+            assert held == set(secret)
+        else:
+            role = "gateway" if component == "test" else component
+            assert held == {f"{role}-password"}
+            assert env["HUBWIRE_NATS_USER"]["value"] == user_of(role)
+
+
+def test_without_role_users_a_secret_of_ones_own_needs_what_it_needed() -> None:
+    """Values of before: user and password, for all."""
+    for component, pod in pods_of(rendered({"nats": {"existingSecret": "mine"}})).items():
+        variables = [v for c in pod["spec"]["containers"] for v in c["env"] if "valueFrom" in v]
+        keys = [v["valueFrom"].get("secretKeyRef", {}) for v in variables]
+        assert {k["key"] for k in keys if k.get("name") == "mine"} == {"user", "password"}, component
 
 
 def test_the_file_of_settings_is_one_that_a_process_takes(tmp_path: Path) -> None:

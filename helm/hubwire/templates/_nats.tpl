@@ -18,7 +18,15 @@ jetstream {
 accounts {
   HUBWIRE {
     jetstream: enabled
+    {{- if .Values.nats.roleUsers }}
+    users: [
+      # May do everything: operators, and pods from before the roles had users.
+      { user: $NATS_USER, password: $NATS_PASSWORD }
+      {{- .Files.Get "files/nats-users.conf" | replace "LISTENER_PREFIX" .Values.nats.listenerPrefix | trim | nindent 6 }}
+    ]
+    {{- else }}
     users: [ { user: $NATS_USER, password: $NATS_PASSWORD } ]
+    {{- end }}
   }
   SYS {}
 }

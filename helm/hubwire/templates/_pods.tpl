@@ -18,10 +18,18 @@
 {{- end }}
 {{- with .Values.nats }}
 {{- if .enabled }}
+{{- if .roleUsers }}
+{{- /* The client of `helm test` reads keys, as a gateway does. */ -}}
+{{- $role := ternary "gateway" $.role (eq $.role "test") }}
+- {name: HUBWIRE_NATS_USER, value: hubwire-{{ $role }}}
+- name: HUBWIRE_NATS_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ include "hubwire.natsSecret" $ }}, key: {{ $role }}-password}}
+{{- else }}
 - name: HUBWIRE_NATS_USER
   valueFrom: {secretKeyRef: {name: {{ include "hubwire.natsSecret" $ }}, key: user}}
 - name: HUBWIRE_NATS_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ include "hubwire.natsSecret" $ }}, key: password}}
+{{- end }}
 {{- else }}
 {{- with .external }}
 {{- if eq .auth "password" }}
