@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from nats.js.errors import BucketNotFoundError
 from support.sim_streams import SimStreams
 
-from hubwire.bus.client import LOST, NO_RESPONDERS, TIMEOUT, Handler, RawHandler, ReplyHandler
+from hubwire.bus.client import LOST, NO_RESPONDERS, TIMEOUT, ReplyHandler
+from hubwire.bus.direct_client import Handler, RawHandler
 from hubwire.bus.envelopes import pack, unpack
 from hubwire.bus.owners import EMPTY_TABLE, OwnersTable, pack_table, unpack_table
 from hubwire.bus.subjects import OWNERS_CHANGED
