@@ -20,6 +20,7 @@ Wanted = Callable[[], bool]
 """Whether an entry is still to be sent, or sent again. Asked before that."""
 
 RETRY_SECONDS = 0.02
+MAX_RETRY_SECONDS = 0.2
 
 
 class Item:
@@ -100,6 +101,31 @@ class Partition:
         self.in_flight, self.held = [], {}
         self.outstanding = False
 
+    def put_off(self) -> None:
+        """Nothing was answered: it waits for a pause, which grows."""
+        self.outstanding = False
+        self.blocked = True
+        self.pause = min(self.pause * 2, MAX_RETRY_SECONDS)
+
+    def put_forward(self) -> None:
+        """There is reason to believe that the next attempt succeeds: it waits no more."""
+        self.blocked = False
+        self.pause = RETRY_SECONDS
+
+    def owned_under(self, epoch: int) -> int:
+        """How many repeats it takes to give the owner of `epoch` what another was sent: that one may be an
+        owner no more. What was only to be repeated is then repeated at once."""
+        repeats = 0
+        if self.held and epoch != self.held_epoch:
+            repeats += 1
+            self.take_back()
+            self.put_forward()
+        if (self.outstanding or self.blocked) and epoch != self.epoch:
+            repeats += self.outstanding
+            self.outstanding = False
+            self.put_forward()
+        return repeats
+
 
 class Sent(NamedTuple):
     """One partition's part of a batch."""
@@ -132,6 +158,17 @@ class Lane:
         self.bytes = 0
         self.on_their_way = 0
         self.timer: asyncio.Handle | None = None
+
+    def cancel(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def take(self) -> list[Partition]:
+        """All that is ready; nothing is any more, and nothing will be sent by itself."""
+        self.cancel()
+        ready, self.ready, self.bytes = self.ready, [], 0
+        return ready
 
 
 def size_of(entry: Entry) -> int:

@@ -49,8 +49,8 @@ from hubwire.bus.envelopes import (
     WAIT,
     Entry,
     Part,
+    answers_to_batch,
     batch_to_router,
-    unpack,
 )
 from hubwire.bus.keys import PARTITIONS
 from hubwire.bus.owners import OwnersTable, OwnersView
@@ -68,7 +68,6 @@ ANSWER_SECONDS = 1.0
 WAIT_SECONDS = 5.0
 """How long the rest of a batch's answers is waited for, after the last that came of them."""
 
-MAX_RETRY_SECONDS = 0.2
 SWEEP_SECONDS = 0.25
 
 
@@ -171,10 +170,7 @@ class Dispatcher:
 
     def _send(self, router: str, lane: Lane) -> None:
         """Send what is ready in this lane, as one batch, or as several where one would be too big."""
-        if lane.timer is not None:
-            lane.timer.cancel()
-            lane.timer = None
-        ready, lane.ready, lane.bytes = lane.ready, [], 0
+        ready = lane.take()
         # Sizes are rough, and an envelope to a gateway is a little bigger than the entry that it comes from.
         limit = min(BATCH_BYTES, self._bus.max_payload // 4)
         batch: list[Partition] = []
@@ -330,9 +326,7 @@ class Dispatcher:
         self._owners.refresh()
         pause = max(part.partition.pause for part in mine)
         for one, _, _ in mine:
-            one.outstanding = False
-            one.blocked = True
-            one.pause = min(one.pause * 2, MAX_RETRY_SECONDS)
+            one.put_off()
         self._loop.call_later(pause, self._retry, mine)
 
     def _retry(self, parts: list[Sent]) -> None:
@@ -344,32 +338,19 @@ class Dispatcher:
     def _owners_changed(self, table: OwnersTable) -> None:
         """Re-sort what is ready, and repeat what is on its way to an owner that is none any more."""
         for router, lane in [*self._lanes.items()]:
-            if lane.timer is not None:
-                lane.timer.cancel()
-                lane.timer = None
-            for one in lane.ready:
+            for one in lane.take():
                 one.ready = False
-            lane.ready, lane.bytes = [], 0
             if not lane.on_their_way:
                 del self._lanes[router]
         for one in self._partitions:
             owner = table.owners[one.number]
-            if one.held and owner is not None and owner.epoch != one.held_epoch:
-                self.repeats += 1
-                one.take_back()
-                one.blocked = False
-                one.pause = RETRY_SECONDS
-            if (one.outstanding or one.blocked) and owner is not None and owner.epoch != one.epoch:
-                if one.outstanding:
-                    self.repeats += 1
-                one.outstanding = one.blocked = False
-                one.pause = RETRY_SECONDS
+            if owner is not None:
+                self.repeats += one.owned_under(owner.epoch)
             self._make_ready(one)
 
     def _reconnected(self) -> None:
         for one in self._partitions:
-            one.blocked = False
-            one.pause = RETRY_SECONDS
+            one.put_forward()
             self._make_ready(one)
 
     def _sweep(self) -> None:
@@ -397,8 +378,7 @@ class Dispatcher:
         self._closed = True
         self._sweep_timer.cancel()
         for lane in self._lanes.values():
-            if lane.timer is not None:
-                lane.timer.cancel()
+            lane.cancel()
         for one in self._partitions:
             one.take_back()
             items = [*one.waiting]
@@ -413,10 +393,7 @@ def _answers_in(data: bytes | None, count: int | None) -> list[Any] | None:
     if data is None:
         return None
     try:
-        answers = unpack(data)[1]
-        if not isinstance(answers, list) or (count is not None and len(answers) != count):
-            raise InvalidRequest("Not the answers to this batch.")
-        return answers
-    except (InvalidRequest, IndexError, TypeError) as error:
+        return answers_to_batch(data, count)
+    except InvalidRequest as error:
         log.error("bus_answer_refused", error=str(error))
         return None

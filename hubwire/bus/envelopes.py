@@ -170,6 +170,15 @@ def answer_to_batch(answers: Sequence[Any]) -> bytes:
     return pack([VERSION, answers])
 
 
+def answers_to_batch(data: bytes, count: int | None) -> list[Any]:
+    """What `answer_to_batch` has packed, of `count` entries where it is known how many there must be. Raises
+    InvalidRequest."""
+    rest = unpack(data)[1:]
+    if not rest or not isinstance(rest[0], list) or (count is not None and len(rest[0]) != count):
+        raise InvalidRequest("Not the answers to this batch.")
+    return rest[0]
+
+
 _DELIVER_HEAD = b"\x94" + pack(VERSION) + pack(DELIVER)  # an array of four: version, kind, router, items
 
 
