@@ -51,16 +51,20 @@ $(KINDS): ## one kind of tests
 	$(BIN)/pytest tests/$@ $(ARGS)
 
 # LOAD is called with an image's name and brings it into the cluster; INSIDE runs a command where the names of
-# Services resolve (nothing when they do here). kubectl and helm are those of the environment.
+# Services resolve (nothing when they do here). kubectl and helm are those of the environment. PREVIOUS is the last
+# commit with the version before this one, chart and image of which are installed first.
 LOAD ?= kind load docker-image
 INSIDE ?=
+PREVIOUS ?= 632a907
 .PHONY: kube-test
 kube-test: $(VENV)/test.stamp js-deps ## the chart in a real cluster, under load (IMAGE, LOAD, INSIDE; docs/kubernetes.md)
+	rm -rf build/previous && mkdir -p build/previous && git archive $(PREVIOUS) | tar -x -C build/previous
+	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-previous FOLDER=build/previous REVISION=$(PREVIOUS)
 	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)
-	$(MAKE) --no-print-directory image IMAGE=$(IMAGE)-2
+	$(LOAD) $(IMAGE)-previous
 	$(LOAD) $(IMAGE)
-	$(LOAD) $(IMAGE)-2
-	cd tests && $(INSIDE) $(abspath $(BIN))/python -m kube.rolling --image $(IMAGE) --other-image $(IMAGE)-2 $(ARGS)
+	cd tests && $(INSIDE) $(abspath $(BIN))/python -m kube.rolling --image $(IMAGE) \
+		--previous-image $(IMAGE)-previous --previous-chart $(abspath build/previous/helm/hubwire) $(ARGS)
 
 MINUTES ?=
 .PHONY: chaos
@@ -83,9 +87,11 @@ $(BIN)/helm: $(VENV)/test.stamp
 		|| echo "No Helm: the tests of the chart will be skipped."
 
 IMAGE ?= hubwire:dev
+FOLDER ?= .
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 .PHONY: image
 image: ## the container image (IMAGE=hubwire:dev, BUILDER=docker, podman or buildah)
-	$(or $(BUILDER),$(firstword $(shell command -v docker podman buildah))) build --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) .
+	$(or $(BUILDER),$(firstword $(shell command -v docker podman buildah))) build --tag $(IMAGE) --build-arg REVISION=$(REVISION) $(FOLDER)
 
 # The vendor's JavaScript packages; without npm the tests that need them say so and skip.
 JS := tests/conformance/js

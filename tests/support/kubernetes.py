@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 CHART: Final = Path(__file__).parents[2] / "helm" / "hubwire"
+"""The chart as it is now."""
 ROLES: Final = ("gateway", "router", "controlplane", "nats")
 SECONDS: Final = 900
 KINDS: Final = (
@@ -68,14 +71,14 @@ class Release:
     def test(self) -> None:
         self.helm("test", self.name, "--timeout", "5m")
 
-    def rollback(self) -> None:
-        self.helm("rollback", self.name, "--wait", "--timeout", "10m")
+    def rollback(self, revision: int) -> None:
+        self.helm("rollback", self.name, str(revision), "--wait", "--timeout", "10m")
         self.settled()
 
-    def package(self, folder: Path, version: str) -> Path:
-        """The chart as another version."""
-        self.helm("package", str(CHART), "--version", version, "--destination", str(folder))
-        return folder / f"hubwire-{version}.tgz"
+    def version(self, chart: Path) -> str:
+        """What a chart says that it is."""
+        shown: str = yaml.safe_load(self.helm("show", "chart", str(chart)))["version"]
+        return shown
 
     def workload(self, role: str) -> str:
         return f"{'statefulset' if role == 'nats' else 'deployment'}/{self.full}-{role}"

@@ -8,29 +8,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from azure.messaging.webpubsubclient import WebPubSubClient
 from azure.messaging.webpubsubclient.aio import WebPubSubClient as AioClient
-from azure.messaging.webpubsubclient.models import CallbackType, WebPubSubDataType
+from azure.messaging.webpubsubclient.models import CallbackType, WebPubSubDataType, WebPubSubProtocolType
 from support.inventory import JS_FOLDER
 
 SECONDS: Final = 30.0
+
+
+class Heard(NamedTuple):
+    """One thing that the application was told, and when (time.monotonic). `text` is the message, or the id of
+    the connection."""
+
+    at: float
+    what: Literal["connected", "message", "disconnected"]
+    text: str
 
 
 class Seen:
     """What the application saw: messages (sequence id and text) in order, and how often it was told what."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[int, str]] = []
+        self.messages: list[tuple[int | None, str]] = []
         self.connected: list[str] = []
         self.disconnected = 0
+        self.heard: list[Heard] = []
+        """All of it, in order."""
         self._changed = asyncio.Event()
 
-    def notice(self) -> None:
+    def _notice(self, what: Literal["connected", "message", "disconnected"], text: str) -> None:
+        self.heard.append(Heard(time.monotonic(), what, text))
         self._changed.set()
+
+    def message(self, sequence_id: int | None, text: str) -> None:
+        self.messages.append((sequence_id, text))
+        self._notice("message", text)
+
+    def connect(self, connection_id: str) -> None:
+        self.connected.append(connection_id)
+        self._notice("connected", connection_id)
+
+    def disconnect(self, connection_id: str) -> None:
+        self.disconnected += 1
+        self._notice("disconnected", connection_id)
 
     async def until_it_has(self, text: str, seconds: float = SECONDS) -> None:
         async with asyncio.timeout(seconds):
@@ -56,12 +81,13 @@ class VendorClient(Protocol):
 class _Python:
     """azure-messaging-webpubsubclient; the sync one is called in threads."""
 
-    def __init__(self, url: str, sync: bool) -> None:
+    def __init__(self, url: str, sync: bool, plain: bool) -> None:
         self.seen = Seen()
         self._sync = sync
+        protocol = WebPubSubProtocolType.JSON if plain else WebPubSubProtocolType.JSON_RELIABLE
         # The sync client waits for its whole ack timeout when an ack overtakes it, and then succeeds.
         kind, seconds = (WebPubSubClient, 2.0) if sync else (AioClient, SECONDS)
-        self._client: Any = kind(url, ack_timeout=seconds)
+        self._client: Any = kind(url, protocol_type=protocol, ack_timeout=seconds)
         self._loop = asyncio.get_running_loop()
 
     async def call(self, name: str, *arguments: Any) -> None:
@@ -73,12 +99,11 @@ class _Python:
 
     def _hear(self, kind: CallbackType, told: Any) -> None:
         if kind is CallbackType.GROUP_MESSAGE:
-            self.seen.messages.append((told.sequence_id, told.data))
+            self.seen.message(told.sequence_id, told.data)
         elif kind is CallbackType.CONNECTED:
-            self.seen.connected.append(told.connection_id)
+            self.seen.connect(told.connection_id)
         else:
-            self.seen.disconnected += 1
-        self.seen.notice()
+            self.seen.disconnect(told.connection_id)
 
     async def open(self) -> None:
         for kind in (CallbackType.GROUP_MESSAGE, CallbackType.CONNECTED, CallbackType.DISCONNECTED):
@@ -114,14 +139,13 @@ class _JavaScript:
         while line := await self._process.stdout.readline():
             told = json.loads(line)
             if "message" in told:
-                self.seen.messages.append((told["sequenceId"], told["message"]))
+                self.seen.message(told.get("sequenceId"), told["message"])
             elif "connected" in told:
-                self.seen.connected.append(told["connected"])
+                self.seen.connect(told["connected"])
             elif "done" in told:
                 self._done.put_nowait(None)
             else:
-                self.seen.disconnected += 1
-            self.seen.notice()
+                self.seen.disconnect(told.get("disconnected", ""))
 
     async def _ask(self, **what: str) -> None:
         assert self._process.stdin is not None
@@ -138,10 +162,12 @@ class _JavaScript:
 
 @contextlib.asynccontextmanager
 async def vendor_client(kind: str, url: str) -> AsyncIterator[VendorClient]:
-    """`python`, `python-aio`, `javascript` or, over protobuf.reliable, `javascript-protobuf`; connected to
-    this client access URL, closed afterwards."""
+    """`python`, `python-aio`, `javascript` or, over protobuf.reliable, `javascript-protobuf`; with `-plain`
+    behind it, over json.webpubsub.azure.v1, which recovers nothing: those connect anew and join again.
+    Connected to this client access URL, closed afterwards."""
+    plain = kind.endswith("-plain")
     if not kind.startswith("javascript"):
-        client = _Python(url, kind == "python")
+        client = _Python(url, kind.removesuffix("-plain") == "python", plain)
         await client.open()
         try:
             await client.seen.until_connected()

@@ -1,14 +1,16 @@
 // @azure/web-pubsub-client, unmodified, driven over pipes by a test that breaks what it is connected to:
-// argv: the client access URL, then `protobuf` for protobuf.reliable instead of the default, json.reliable.
+// argv: the client access URL, then `protobuf` for protobuf.reliable or `plain` for
+// json.webpubsub.azure.v1 instead of the default, json.reliable.
 // Lines in: {"join": group} or {"publish": text, "group": group}.
 // Lines out: what happened, in order.
 
 import { createInterface } from "node:readline";
-import { WebPubSubClient } from "@azure/web-pubsub-client";
+import { WebPubSubClient, WebPubSubJsonProtocol } from "@azure/web-pubsub-client";
 import { protobufReliable } from "./protobuf-reliable.mjs";
 
 const say = (what) => process.stdout.write(JSON.stringify(what) + "\n");
-const options = process.argv[3] === "protobuf" ? { protocol: protobufReliable } : {};
+const protocols = { protobuf: protobufReliable, plain: WebPubSubJsonProtocol() };
+const options = process.argv[3] in protocols ? { protocol: protocols[process.argv[3]] } : {};
 const client = new WebPubSubClient(process.argv[2], options);
 
 client.on("connected", (e) => say({ connected: e.connectionId }));
