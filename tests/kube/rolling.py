@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import time
@@ -155,6 +156,7 @@ def main() -> int:
     release = Release("t", arguments.namespace, values)
     arguments.clients = arguments.clients or f"http://{release.full}.{arguments.namespace}.svc"
     arguments.rest = arguments.rest or f"http://{release.full}-rest.{arguments.namespace}.svc"
+    logging.getLogger("azure").setLevel(logging.ERROR)  # that it connects again is what it is here for
     release.prepare({"primary": KEY, "secondary": new_key()})
     begun = time.monotonic()
     release.apply(arguments.previous_chart)
