@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,10 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from controlplane.problems import BAD_REQUEST, Problem, body_of, response_of
+from hubwire.runtime.certificates import Around
 from hubwire.runtime.limits import Reserve, max_plain_sockets
 from hubwire.runtime.linger import MAX_FORGOTTEN_BYTES, say_last
+from hubwire.runtime.listen import BACKLOG
 from hubwire.runtime.plain_http import HEAD_SECONDS, AcceptSide
 
 SERVER = "Hubwire"
@@ -288,6 +291,26 @@ class RestRunner(web.AppRunner):
             access_log=None,
             logger=silent,
         )
+
+
+class RestSite(web.BaseSite):
+    """A listening socket of a runner. `around` may put TLS below each connection."""
+
+    def __init__(self, runner: RestRunner, sock: socket.socket, around: Around) -> None:
+        super().__init__(runner)
+        self._sock = sock
+        self._around = around
+
+    @property
+    def name(self) -> str:
+        return "rest"
+
+    async def start(self) -> None:
+        await super().start()
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._around(server), sock=self._sock, backlog=BACKLOG)
 
 
 def raw_response(problem: Problem, more: str = "") -> bytes:

@@ -6,12 +6,11 @@ import asyncio
 from functools import partial
 
 import structlog
-from aiohttp import web
 
 from controlplane.app import create_app
 from controlplane.cluster import Cluster
 from controlplane.events import Events
-from controlplane.http import RestRunner
+from controlplane.http import RestRunner, RestSite
 from controlplane.meters import RequestTimes, readers
 from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
@@ -20,6 +19,7 @@ from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.runtime.bus_meters import BusWatch
+from hubwire.runtime.certificates import ServedCertificate, around
 from hubwire.runtime.key_age import keep_reconnection_keys_young
 from hubwire.runtime.leases import LeaseWatch
 from hubwire.runtime.listen import open_listener
@@ -80,8 +80,15 @@ async def make_runner(
     return runner
 
 
-async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = None) -> None:
-    """Serve REST until told to stop. It holds no lease: nothing depends on its being alive."""
+async def serve(
+    config: ProcessConfig,
+    stop: Stop,
+    insight: Insight | None = None,
+    *,
+    certificate: ServedCertificate | None = None,
+) -> None:
+    """Serve REST until told to stop, over TLS when there is a `certificate`. It holds no lease: nothing
+    depends on its being alive."""
     name = new_run_name()
     insight = insight or Insight.unseen()
     health, meters, _ = insight
@@ -110,9 +117,12 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
                 # Gateways do so too, unless NATS lets only the control plane write settings.
                 tasks.create_task(keep_reconnection_keys_young(settings), name="reconnection keys"),
             ]
+            if certificate is not None:
+                meters.bind(certificate.readers)
+                background.append(tasks.create_task(certificate.run(), name="certificate"))
             try:
                 listener = open_listener(config.host, config.port)
-                await web.SockSite(runner, listener).start()
+                await RestSite(runner, listener, around(certificate)).start()
                 log.info(
                     "controlplane_listening",
                     controlplane=name,
@@ -138,6 +148,5 @@ async def serve(config: ProcessConfig, stop: Stop, insight: Insight | None = Non
 
 
 def run(config: ProcessConfig) -> None:
-    """Blocking entry point of the process."""
-
-    run_observed(config, partial(serve, config))
+    """Blocking entry point of the process. Raises InvalidRequest when the certificate cannot be used."""
+    run_observed(config, partial(serve, config, certificate=ServedCertificate.of(config)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import controlplane.meters
 import gateway.meters
 import hubwire.runtime.bus_meters
+import hubwire.runtime.certificates
 import hubwire.runtime.process_meters
 import router.meters
 from hubwire.runtime.meters import Meter
@@ -22,6 +23,7 @@ ROOMS: dict[str, tuple[Meter, ...]] = {
     "rest": controlplane.meters.METERS,
     "router": router.meters.METERS,
     "bus": hubwire.runtime.bus_meters.METERS,
+    "tls": hubwire.runtime.certificates.METERS,
     "process": hubwire.runtime.process_meters.METERS,
 }
 _TYPES = {"counter": "counter", "gauge": "gauge", "updown": "gauge", "histogram": "histogram"}

@@ -28,6 +28,7 @@ from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.settings import SettingsStore
 from hubwire.model.settings import NatsEndpoint
 from hubwire.runtime.bus_meters import BusWatch
+from hubwire.runtime.certificates import ServedCertificate, around
 from hubwire.runtime.health import bus_check, lease_check
 from hubwire.runtime.key_age import keep_reconnection_keys_young
 from hubwire.runtime.leases import Lease
@@ -89,9 +90,10 @@ async def serve(
     insight: Insight | None = None,
     *,
     limits: GatewayLimits = GatewayLimits(),  # noqa: B008 (an immutable tuple)
+    certificate: ServedCertificate | None = None,
 ) -> None:
-    """Run one worker until told to stop, or until its lease is lost (its name is used up then, and its
-    clients are told to go: nobody counts them any more)."""
+    """Run one worker until told to stop, with TLS when there is a `certificate`, or until its lease is lost
+    (its name is used up then, and its clients are told to go: nobody counts them any more)."""
     name = new_run_name()
     insight = insight or Insight.unseen()
     insight.health.begin()
@@ -172,8 +174,11 @@ async def serve(
             ]
             if service.reliable is not None:
                 background.append(tasks.create_task(service.reliable.run(), name="reliable sessions"))
+            if certificate is not None:
+                insight.meters.bind(certificate.readers)
+                background.append(tasks.create_task(certificate.run(), name="certificate"))
             try:
-                await _listen(worker, stop, make_http)
+                await _listen(worker, stop, make_http, certificate)
             finally:
                 await end_tasks(background)
         await lease.release()
@@ -207,16 +212,17 @@ def _targets(bus: BusClient, config: ProcessConfig) -> MakeTarget:
     return target
 
 
-async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> None:
+async def _listen(
+    worker: Worker, stop: Stop, make_http: MakeHttp | None, certificate: ServedCertificate | None
+) -> None:
     loop = asyncio.get_running_loop()
     config, service = worker.config, worker.gateway
     await service.listening.wait()  # what is published after a client's 101 must find us subscribed
     http = await make_http(worker) if make_http is not None else None
     factory = http.factory if http is not None else None
     sock = open_listener(config.host, config.port)
-    server = await loop.create_server(
-        lambda: Front(service.door.fronts, service.door.admit, factory), sock=sock, backlog=BACKLOG
-    )
+    fronts = around(certificate)(lambda: Front(service.door.fronts, service.door.admit, factory))
+    server = await loop.create_server(fronts, sock=sock, backlog=BACKLOG)
     try:
         log.info("gateway_listening", gateway=worker.name, host=config.host, port=sock.getsockname()[1])
         tell_ready(config)
@@ -239,11 +245,13 @@ async def _listen(worker: Worker, stop: Stop, make_http: MakeHttp | None) -> Non
 
 
 def run(config: ProcessConfig, make_http: MakeHttp | None = None) -> None:
-    """Blocking entry point of the process. A lost lease starts over under a new name."""
+    """Blocking entry point of the process. A lost lease starts over under a new name. Raises InvalidRequest
+    when the certificate cannot be used."""
+    certificate = ServedCertificate.of(config)
 
     async def until_stopped(stop: Stop, insight: Insight) -> None:
         while True:
-            await serve(config, stop.for_one_run(), make_http, insight)
+            await serve(config, stop.for_one_run(), make_http, insight, certificate=certificate)
             if stop.told:
                 return
 

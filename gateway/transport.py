@@ -11,8 +11,8 @@ The socket itself, and everything of picows that is not public API, is in gatewa
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from gateway.bounds import Bounds
 from gateway.flusher import Flusher
 from gateway.frames import CLOSE, PONG, close_frame, frame
 from hubwire.model.limits import OUTBOX_MESSAGE_BYTES
+from hubwire.runtime.tls_transport import writer_of
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +54,12 @@ class WebSocketPeer(WSListener):
 
     __slots__ = (
         "_closer",
-        "_fd",
         "_flusher",
         "_fragment_opcode",
         "_fragments",
         "_outbox",
+        "_put",
+        "_sink",
         "_transport",
         "_turn",
         "bounds",
@@ -73,7 +75,8 @@ class WebSocketPeer(WSListener):
         self._flusher = flusher
         self.bounds = bounds
         self._transport: asyncio.Transport | None = None
-        self._fd = -1
+        self._put: Callable[[Any, bytes], int]  # how, and to what, bytes are written at once
+        self._sink: Any
         self._turn: list[bytes] | None = None
         self._outbox: _Outbox | None = None
         self._fragments: bytearray | None = None
@@ -156,7 +159,7 @@ class WebSocketPeer(WSListener):
             return
         if transport.get_write_buffer_size() == 0:
             try:
-                written = os.write(self._fd, data)
+                written = self._put(self._sink, data)
             except BlockingIOError:
                 written = 0
             except OSError:
@@ -279,7 +282,7 @@ class WebSocketPeer(WSListener):
     def connected(self, transport: asyncio.Transport) -> None:
         """The 101 is written; frames may follow it."""
         self._transport = transport
-        self._fd = transport.get_extra_info("socket").fileno()
+        self._put, self._sink = writer_of(transport)
         self.opened()
 
     def lost(self) -> None:

@@ -135,7 +135,7 @@ def run(args: Namespace, out: Output) -> int:
                 access_key_is_order=ordered,
                 keys_file=str(folder.keys_file),
             )
-            local = f"http://{url_host(config.host)}:{held.port}"
+            local = _local_endpoint(config, held.port)
             endpoint = config.public_endpoints[0] if config.public_endpoints else local
             plan = Plan(
                 config,
@@ -151,6 +151,21 @@ def run(args: Namespace, out: Output) -> int:
     finally:
         folder.close()
     return 0
+
+
+def _local_endpoint(config: ProcessConfig, port: int) -> str:
+    """By what this machine reaches the service: with TLS, a name that the certificate has, if it can.
+    Raises InvalidRequest when the certificate cannot be used."""
+    host = url_host(config.host)
+    if not config.tls_cert:
+        return f"http://{host}:{port}"
+    from hubwire.runtime.certificates import load_certificate
+
+    names = load_certificate(config.tls_cert, config.tls_key).names
+    known = [name for name in (host.strip("[]"), "localhost") if name in names]
+    if not known and config.public_endpoints:
+        return config.public_endpoints[0]
+    return f"https://{url_host(known[0]) if known else host}:{port}"
 
 
 def _hold_admin_ports(config: ProcessConfig, workers: int, sockets: ExitStack) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from hubwire.model.errors import InvalidRequest
 from hubwire.model.settings import AccessKeys, HubSettings
 from hubwire.runtime import parsers as p
+from hubwire.runtime.setting_checks import contradictions, credentials_out_of_urls
 
 if TYPE_CHECKING:
     from hubwire.runtime.config_file import ClusterConfig  # which imports a YAML parser
@@ -163,6 +164,14 @@ class ProcessConfig:
         "tokens for them are accepted beside those for the request's own host",
         roles=EDGE,
     )
+    tls_cert: str = _setting(
+        "",
+        p.readable_file,
+        "PEM file with the certificate for clients and REST, and the chain behind it; with it `port` speaks "
+        "TLS alone. Read again when it changes",
+        roles=EDGE,
+    )
+    tls_key: str = _setting("", p.readable_file, "PEM file with the key of tls_cert", roles=EDGE)
 
     rest: bool = _own(
         p.boolean, False, "serve REST on the port of the gateway too, as `up` does", roles=GATEWAY
@@ -319,8 +328,8 @@ def read_settings(
     }
     hubs = file.hubs if file else {}
     config = ProcessConfig(role=role, file=file, hubs=hubs, **cast(dict[str, Any], values))
-    config = _credentials_out_of_urls(config)
-    faults.extend(_contradictions(config))
+    config = credentials_out_of_urls(config)
+    faults.extend(contradictions(config))
     if faults:
         raise BadConfig(tuple(faults))
     return config, others
@@ -351,50 +360,3 @@ def _values_of(file: ClusterConfig | None) -> dict[str, object]:
         found["access_key"] = keys.primary
         found["secondary_access_key"] = keys.secondary
     return found
-
-
-def _credentials_out_of_urls(config: ProcessConfig) -> ProcessConfig:
-    """nats://user:password@host is accepted; the secret moves to where it is never shown."""
-    bare = []
-    for url in config.nats_servers:
-        plain, user, password = p.split_credentials(url)
-        bare.append(plain)
-        if user and password and not config.nats_user:
-            config = config.replace(nats_user=user, nats_password=password)
-        elif user and not password and not config.nats_token:
-            config = config.replace(nats_token=user)
-    return config.replace(nats_servers=tuple(bare))
-
-
-def _contradictions(config: ProcessConfig) -> list[str]:
-    faults = []
-    if bool(config.nats_user) != bool(config.nats_password):
-        faults.append("nats_user and nats_password belong together; give both or neither.")
-    kinds = {
-        "nats_user": config.nats_user,
-        "nats_token": config.nats_token,
-        "nats_creds_file": config.nats_creds_file,
-        "nats_nkey_file": config.nats_nkey_file,
-    }
-    given = [name for name, value in kinds.items() if value]
-    if len(given) > 1:
-        faults.append(f"{' and '.join(given)} are different ways to sign in to NATS; give one of them.")
-    if (config.nats_creds_file or config.nats_nkey_file) and not p.has_module("nkeys"):
-        faults.append(
-            "Credentials files and nkeys need the package nkeys; install it with: pip install nkeys."
-        )
-    if bool(config.nats_tls_cert) != bool(config.nats_tls_key):
-        faults.append("nats_tls_cert and nats_tls_key belong together; give both or neither.")
-    credentials = (config.upstream_token_url, config.upstream_client_id, config.upstream_client_secret)
-    if any(credentials) and not all(credentials):
-        faults.append(
-            "upstream_token_url, upstream_client_id and upstream_client_secret belong together; give all or "
-            "none of them."
-        )
-    if any(credentials) and config.upstream_token_file:
-        faults.append(
-            "upstream_token_url and upstream_token_file are different sources of tokens; give one of them."
-        )
-    if config.secondary_access_key and not config.access_key:
-        faults.append("secondary_access_key is given without access_key; give the primary key too.")
-    return faults

@@ -232,7 +232,7 @@ def test_a_socket_that_breaks_while_it_is_written_to_silences_nobody_else(loop):
                 broken.send(frame(BINARY, b"x"))
                 other.send(frame(BINARY, bytes((number,))))
                 if number == 40:
-                    broken._fd = None  # os.write raises TypeError: a bug, not a broken pipe
+                    broken._sink = None  # os.write raises TypeError: a bug, not a broken pipe
                 await asyncio.sleep(0.001 if number < 40 else 0)
             assert await heard(raw, 50) == [bytes((number,)) for number in range(50)]
             assert broken.over
