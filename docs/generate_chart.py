@@ -63,6 +63,7 @@ RULES: dict[str, dict[str, Any]] = {
     "maxFileStore": {"pattern": "^[0-9]+(KB|MB|GB|TB)$"},
     "maxMemoryStore": {"pattern": "^[0-9]+(KB|MB|GB|TB)$"},
     "syncInterval": {"pattern": "^(always|[1-9][0-9]{0,5}(ms|s|m))$"},
+    "reloadSeconds": {"minimum": 1, "maximum": 3600},
     "lameDuckSeconds": {"minimum": 30, "maximum": 600},
     "nats.external.servers": {"items": {"type": "string", "pattern": "^(nats|tls)://[^/]+$"}},
     "nats.external.auth": {"enum": ["none", "password", "token", "creds"]},

@@ -15,7 +15,8 @@ from hubwire.runtime.config_file import load_config
 from hubwire.runtime.nats_roles import ROLES, password_variable, role_users, user_of
 from hubwire.runtime.nats_server import find_nats_server
 
-OPERATOR = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}  # not in Kubernetes' own schemas
+# Not in Kubernetes' own schemas.
+OPERATOR = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1", "cert-manager.io/v1"}
 
 pytestmark = needs_helm
 
@@ -53,6 +54,22 @@ def test_lint_finds_nothing(name: str) -> None:
             "make the users there with `hubwire nats-config`",
         ),
         ({"nats": {"listenerPrefix": "a.>"}}, "/nats/listenerPrefix"),
+        ({"nats": {"tls": {"enabled": True}}}, "give nats.tls.existingSecret or nats.tls.issuerRef"),
+        (
+            {"nats": {"tls": {"enabled": True, "existingSecret": "s", "issuerRef": {"name": "ca"}}}},
+            "one of them makes the certificate",
+        ),
+        ({"nats": {"tls": {"existingSecret": "s"}}}, "set nats.tls.enabled=true"),
+        (
+            {
+                "nats": {
+                    "enabled": False,
+                    "external": {"servers": ["tls://x:4222"]},
+                    "tls": {"enabled": True, "existingSecret": "s"},
+                }
+            },
+            "use nats.external.tlsSecret",
+        ),
         ({"ingress": {"enabled": True}}, "give a host name"),
         ({"settings": {"accessKeys": {"primary": "x"}}}, "use accessKeys.existingSecret"),
         (

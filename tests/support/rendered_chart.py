@@ -72,6 +72,16 @@ VALUES: dict[str, dict[str, Any]] = {
         "gateway": {"rest": False},
         "nats": {"roleUsers": True, "listenerPrefix": "shop.events"},
     },
+    "TLS on NATS": {
+        "gateway": {"rest": False},
+        "nats": {"roleUsers": True, "tls": {"enabled": True, "existingSecret": "nats-certificate"}},
+    },
+    "TLS on NATS by cert-manager": {
+        "nats": {
+            "replicas": 1,
+            "tls": {"enabled": True, "issuerRef": {"name": "ca", "kind": "ClusterIssuer"}},
+        },
+    },
     "nats outside": {
         "nats": {
             "enabled": False,

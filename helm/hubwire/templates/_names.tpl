@@ -53,6 +53,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-nats" (include "hubwire.fullname" .)) .Values.nats.existingSecret -}}
 {{- end -}}
 
+{{- define "hubwire.natsTlsSecret" -}}
+{{- default (printf "%s-nats-tls" (include "hubwire.fullname" .)) .Values.nats.tls.existingSecret -}}
+{{- end -}}
+
 {{- define "hubwire.durability" -}}
 {{- if .Values.durability -}}
 {{- .Values.durability -}}
@@ -69,7 +73,7 @@ local
 {{- $full := include "hubwire.fullname" . -}}
 {{- $servers := list -}}
 {{- range $n := until (int .Values.nats.replicas) -}}
-{{- $servers = append $servers (printf "nats://%s-nats-%d.%s-nats-peers.%s.svc.%s:4222" $full $n $full $.Release.Namespace $.Values.clusterDomain) -}}
+{{- $servers = append $servers (printf "%s://%s-nats-%d.%s-nats-peers.%s.svc.%s:4222" (ternary "tls" "nats" $.Values.nats.tls.enabled) $full $n $full $.Release.Namespace $.Values.clusterDomain) -}}
 {{- end -}}
 {{- join "," $servers -}}
 {{- else -}}

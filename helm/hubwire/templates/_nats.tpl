@@ -31,12 +31,29 @@ accounts {
   SYS {}
 }
 system_account: SYS
+{{- if .Values.nats.tls.enabled }}
+tls {
+  cert_file: "/etc/nats-tls/tls.crt"
+  key_file: "/etc/nats-tls/tls.key"
+  timeout: 5
+}
+{{- end }}
 {{- if gt (int .Values.nats.replicas) 1 }}
 cluster {
   name: "{{ $full }}"
   listen: "{{ ternary "[::]" .Values.listenHost (eq .Values.listenHost "::") }}:6222"
   # Addresses of pods pass: clients know the servers by name.
   no_advertise: true
+  {{- if .Values.nats.tls.enabled }}
+  # Servers show each other their certificates.
+  tls {
+    cert_file: "/etc/nats-tls/tls.crt"
+    key_file: "/etc/nats-tls/tls.key"
+    ca_file: "/etc/nats-tls/ca.crt"
+    verify: true
+    timeout: 5
+  }
+  {{- end }}
   routes: [
     {{- range $n := until (int .Values.nats.replicas) }}
     "nats://{{ $full }}-nats-{{ $n }}.{{ $full }}-nats-peers.{{ $.Release.Namespace }}.svc.{{ $.Values.clusterDomain }}:6222"

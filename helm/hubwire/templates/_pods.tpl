@@ -30,6 +30,9 @@
 - name: HUBWIRE_NATS_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ include "hubwire.natsSecret" $ }}, key: password}}
 {{- end }}
+{{- if .tls.enabled }}
+- {name: HUBWIRE_NATS_TLS_CA, value: /etc/hubwire/nats-tls/ca.crt}
+{{- end }}
 {{- else }}
 {{- with .external }}
 {{- if eq .auth "password" }}
@@ -71,6 +74,10 @@
 {{- if .Values.settings }}
 - {name: settings, configMap: {name: {{ include "hubwire.fullname" . }}-settings}}
 {{- end }}
+{{- if and .Values.nats.enabled .Values.nats.tls.enabled }}
+# The servers' key is not theirs.
+- {name: nats-tls, secret: {secretName: {{ include "hubwire.natsTlsSecret" . }}, items: [{key: ca.crt, path: ca.crt}]}}
+{{- end }}
 {{- if not .Values.nats.enabled }}
 {{- with .Values.nats.external }}
 {{- if eq .auth "creds" }}
@@ -86,6 +93,9 @@
 {{- define "hubwire.volumeMounts" -}}
 {{- if .Values.settings }}
 - {name: settings, mountPath: /etc/hubwire/settings.yaml, subPath: settings.yaml, readOnly: true}
+{{- end }}
+{{- if and .Values.nats.enabled .Values.nats.tls.enabled }}
+- {name: nats-tls, mountPath: /etc/hubwire/nats-tls, readOnly: true}
 {{- end }}
 {{- if not .Values.nats.enabled }}
 {{- with .Values.nats.external }}
