@@ -68,7 +68,9 @@ RULES: dict[str, dict[str, Any]] = {
     "nats.external.servers": {"items": {"type": "string", "pattern": "^(nats|tls)://[^/]+$"}},
     "nats.external.auth": {"enum": ["none", "password", "token", "creds"]},
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
-    "service.port": {"minimum": 1, "maximum": 65535},
+    "service.port": {"minimum": 0, "maximum": 65535},
+    "tls.dnsNames": {"items": _TEXT},
+    "idleSeconds": {"minimum": 60, "maximum": 86400},
     "hosts": {"items": _TEXT},
 }
 

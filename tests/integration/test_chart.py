@@ -7,13 +7,16 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support.rendered_chart import CHART, VALUES, helm, needs_helm, one, pods_of, rendered
 
+from gateway.meters import METERS
 from hubwire.runtime.config_file import load_config
 from hubwire.runtime.nats_roles import ROLES, password_variable, role_users, user_of
 from hubwire.runtime.nats_server import find_nats_server
+from hubwire.runtime.process import settings_of
 
 # Not in Kubernetes' own schemas.
 OPERATOR = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1", "cert-manager.io/v1"}
@@ -70,7 +73,36 @@ def test_lint_finds_nothing(name: str) -> None:
             },
             "use nats.external.tlsSecret",
         ),
+        ({"tls": {"enabled": True}}, "give tls.existingSecret or tls.issuerRef"),
+        (
+            {"tls": {"enabled": True, "existingSecret": "s", "issuerRef": {"name": "ca"}}},
+            "tls.existingSecret and tls.issuerRef are both given",
+        ),
+        ({"tls": {"existingSecret": "s"}}, "set tls.enabled=true"),
+        (
+            {"tls": {"enabled": True, "existingSecret": "s", "dnsNames": ["a"]}},
+            "tls.dnsNames is for cert-manager",
+        ),
         ({"ingress": {"enabled": True}}, "give a host name"),
+        ({"ingress": {"idleSeconds": 30}}, "/ingress/idleSeconds"),
+        ({"httpRoute": {"enabled": True, "hosts": ["a"]}}, "give httpRoute.hosts and httpRoute.parentRefs"),
+        (
+            {"nats": {"enabled": False, "external": {"servers": ["nats://x:1"], "auth": "token"}}},
+            "nats.external.existingSecret is empty",
+        ),
+        (
+            {"nats": {"enabled": False, "external": {"servers": ["tls://x:1"], "clientCertificate": True}}},
+            "nats.external.tlsSecret is empty",
+        ),
+        (
+            {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 3}}},
+            "minReplicas is more than maxReplicas",
+        ),
+        (
+            {"accessKeys": {"existingSecret": "s", "primaryKey": "k", "secondaryKey": "k"}},
+            "are the same key of the Secret",
+        ),
+        ({"settings": {"publicEndpoints": ["https://a"]}}, "give publicEndpoints"),
         ({"settings": {"accessKeys": {"primary": "x"}}}, "use accessKeys.existingSecret"),
         (
             {"gateway": {"autoscaling": {"enabled": True, "cpuPercent": 0}}},
@@ -182,6 +214,91 @@ def test_without_role_users_a_secret_of_ones_own_needs_what_it_needed() -> None:
         variables = [v for c in pod["spec"]["containers"] for v in c["env"] if "valueFrom" in v]
         keys = [v["valueFrom"].get("secretKeyRef", {}) for v in variables]
         assert {k["key"] for k in keys if k.get("name") == "mine"} == {"user", "password"}, component
+
+
+def variables_of(container: dict[str, Any]) -> dict[str, Any]:
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_each_variable_is_a_setting_of_its_role(name: str) -> None:
+    for component, pod in pods_of(rendered(VALUES[name])).items():
+        if component in ROLES:
+            known = {"HUBWIRE_CONFIG", *(s.env for s in settings_of(component))}  # type: ignore[arg-type]
+            for container in pod["spec"]["containers"]:
+                told = {v for v in variables_of(container) if v.startswith("HUBWIRE_")}
+                assert told <= known, component
+
+
+def test_with_tls_the_services_are_https_and_the_probes_as_before() -> None:
+    objects = rendered(VALUES["TLS for clients"])
+    for name in ("t-hubwire", "t-hubwire-rest"):
+        (port,) = one(objects, "Service", name)["spec"]["ports"]
+        assert port == {"name": "https", "port": 443, "targetPort": "https", "appProtocol": "https"}
+    plain = pods_of(rendered({}))
+    for role in ("gateway", "controlplane"):
+        pod = pods_of(objects)[role]["spec"]
+        (container,) = pod["containers"]
+        assert {"name": "https", "containerPort": 8080} in container["ports"]
+        variables = variables_of(container)
+        (volume,) = (v for v in pod["volumes"] if v["name"] == "tls")
+        (mount,) = (m for m in container["volumeMounts"] if m["name"] == "tls")
+        files = {f"{mount['mountPath']}/{item['path']}" for item in volume["secret"]["items"]}
+        assert files == {variables["HUBWIRE_TLS_CERT"], variables["HUBWIRE_TLS_KEY"]}
+        assert "subPath" not in mount  # or another certificate would not be seen
+        assert volume["secret"]["secretName"] == "pubsub-certificate"
+        (before,) = plain[role]["spec"]["containers"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe] == before[probe]
+    assert "HUBWIRE_TLS_CERT" not in variables_of(pods_of(objects)["router"]["spec"]["containers"][0])
+
+
+def test_the_certificate_has_the_names_that_helm_test_calls() -> None:
+    objects = rendered(VALUES["TLS for clients by cert-manager, and again by an Ingress"])
+    certificate = one(objects, "Certificate", "t-hubwire")["spec"]
+    called = pods_of(objects)["test"]["spec"]["containers"][0]["command"][2:]
+    assert {urlsplit(url).hostname for url in called} <= set(certificate["dnsNames"])
+    assert all(url.startswith("https://") for url in called)
+    (volume,) = (v for v in pods_of(objects)["gateway"]["spec"]["volumes"] if v["name"] == "tls")
+    assert volume["secret"]["secretName"] == certificate["secretName"]
+
+
+def test_ways_in_let_a_silent_websocket_live() -> None:
+    """Gateways ping every twenty seconds."""
+    objects = rendered(VALUES["everything"])
+    annotations = one(objects, "Ingress", "t-hubwire")["metadata"]["annotations"]
+    assert annotations["cert-manager.io/cluster-issuer"] == "letsencrypt"
+    for name in ("proxy-read-timeout", "proxy-send-timeout"):
+        assert int(annotations[f"nginx.ingress.kubernetes.io/{name}"]) >= 60
+    assert int(annotations["haproxy.org/timeout-tunnel"].removesuffix("s")) >= 60
+    clients, rest = one(objects, "HTTPRoute", "t-hubwire")["spec"]["rules"]
+    assert clients["matches"] == [{"path": {"type": "PathPrefix", "value": "/client"}}]
+    assert clients["timeouts"] == {"request": "0s"}  # no end
+    assert "timeouts" not in rest
+    for rule, service in ((clients, "t-hubwire"), (rest, "t-hubwire-rest")):
+        (backend,) = rule["backendRefs"]
+        (port,) = one(objects, "Service", service)["spec"]["ports"]
+        assert backend == {"name": service, "port": port["port"]}
+
+
+def test_an_ingress_speaks_to_gateways_as_they_listen_and_says_what_one_has_said_oneself() -> None:
+    objects = rendered(VALUES["TLS for clients by cert-manager, and again by an Ingress"])
+    ingress = one(objects, "Ingress", "t-hubwire")
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
+    assert annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "120"
+    for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+        service = path["backend"]["service"]
+        ports = one(objects, "Service", service["name"])["spec"]["ports"]
+        assert service["port"]["name"] in {port["name"] for port in ports}
+
+
+def test_the_autoscaler_goes_by_a_metric_that_gateways_export() -> None:
+    """Metric names are those of docs/metrics.md, which is made from the meters."""
+    scaler = one(rendered(VALUES["everything"]), "HorizontalPodAutoscaler", "t-hubwire-gateway")["spec"]
+    (wanted,) = (m["pods"]["metric"]["name"] for m in scaler["metrics"] if m["type"] == "Pods")
+    exported = {meter.prometheus for meter in METERS}
+    assert wanted in exported
 
 
 def test_the_file_of_settings_is_one_that_a_process_takes(tmp_path: Path) -> None:

@@ -82,6 +82,19 @@ VALUES: dict[str, dict[str, Any]] = {
             "tls": {"enabled": True, "issuerRef": {"name": "ca", "kind": "ClusterIssuer"}},
         },
     },
+    "TLS for clients": {
+        "tls": {"enabled": True, "existingSecret": "pubsub-certificate"},
+        "service": {"type": "LoadBalancer"},
+        "publicEndpoints": ["https://pubsub.example.com"],
+    },
+    "TLS for clients by cert-manager, and again by an Ingress": {
+        "tls": {"enabled": True, "issuerRef": {"name": "ca"}},
+        "ingress": {
+            "enabled": True,
+            "hosts": ["pubsub.example.com"],
+            "annotations": {"nginx.ingress.kubernetes.io/proxy-read-timeout": "120"},
+        },
+    },
     "nats outside": {
         "nats": {
             "enabled": False,

@@ -111,6 +111,19 @@ for a busy node.
 {{- end -}}
 {{- end -}}
 
+{{/* How the Services are called. */}}
+{{- define "hubwire.scheme" -}}
+{{- ternary "https" "http" .Values.tls.enabled -}}
+{{- end -}}
+
+{{- define "hubwire.port" -}}
+{{- .Values.service.port | default (ternary 443 80 .Values.tls.enabled) -}}
+{{- end -}}
+
+{{- define "hubwire.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "hubwire.fullname" .)) .Values.tls.existingSecret -}}
+{{- end -}}
+
 {{/* Who serves REST. */}}
 {{- define "hubwire.restService" -}}
 {{- include "hubwire.fullname" . }}{{ if gt (int .Values.controlplane.replicas) 0 }}-rest{{ end }}

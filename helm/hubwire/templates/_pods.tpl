@@ -65,6 +65,10 @@
 {{- define "hubwire.edgeEnv" -}}
 - {name: HUBWIRE_HOST, value: {{ .Values.listenHost | quote }}}
 - {name: HUBWIRE_PORT, value: "8080"}
+{{- if .Values.tls.enabled }}
+- {name: HUBWIRE_TLS_CERT, value: /etc/hubwire/tls/tls.crt}
+- {name: HUBWIRE_TLS_KEY, value: /etc/hubwire/tls/tls.key}
+{{- end }}
 {{- with include "hubwire.publicEndpoints" . }}
 - {name: HUBWIRE_PUBLIC_ENDPOINTS, value: {{ . | quote }}}
 {{- end }}
