@@ -60,6 +60,16 @@ def _has_both(seed: AccessKeys | None) -> bool:
     return seed is not None and bool(seed.secondary)
 
 
+def _compare_keys(store: SettingsStore, seed: AccessKeys | None) -> None:
+    """Keys in NATS win. When neither of those that were given is among them, who uses these is refused: both
+    were regenerated, or another installation is in this account."""
+    if seed is None:
+        return
+    given = {one for one in (seed.primary, seed.secondary) if one}
+    if not given & {store.keys.primary, store.keys.secondary}:
+        log.warning("access_keys_differ", read_with="hubwire keys show --nats SERVERS")
+
+
 async def _compare_durability(bus: BusClient, config: ProcessConfig) -> None:
     """Buckets stay as they were made. Told otherwise, a process runs all the same, or nobody could ever
     change a cluster; but its operator must not believe that more is kept than is."""
@@ -107,6 +117,7 @@ async def _seed(store: SettingsStore, config: ProcessConfig) -> None:
     if not had and await store.ensure_keys(lambda: fresh) == fresh and not _has_both(seed):
         which = "both" if seed is None else "the secondary one"
         log.info("access_keys_made", which=which, read_with="hubwire keys show --nats SERVERS")
+    _compare_keys(store, seed)
     await store.ensure_reconnection_keys(time.time())
     for hub, settings in config.hubs.items():
         if store.hub_entry(hub) is None:

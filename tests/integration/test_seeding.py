@@ -121,6 +121,16 @@ async def test_keys_that_were_given_are_not_said_to_be_made(tmp_path: Path) -> N
         assert [line for line in logged if line["event"] == "access_keys_made"] == []
 
 
+async def test_a_process_whose_keys_are_not_in_force_says_so(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as nats, capture_logs() as logged:
+        for primary, secondary in ((GIVEN, None), (GIVEN, "a-second"), ("another", GIVEN), ("another", None)):
+            keys = {"access_key": primary, "secondary_access_key": secondary}
+            async with opened(ProcessConfig(nats_servers=(nats.url,), durability="memory", **keys)):
+                pass
+            said = [line["log_level"] for line in logged if line["event"] == "access_keys_differ"]
+            assert said == (["warning"] if (primary, secondary) == ("another", None) else [])
+
+
 async def test_a_role_is_warned_when_less_is_kept_than_it_was_told(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as nats, capture_logs() as logged:
         for durability in ("memory", "memory", "local"):
