@@ -3,8 +3,8 @@
     network = Network(objects)
     network.lets(Peer("ns", {"app": "a"}), Peer("ns", {"app": "b"}), 8080)
 
-A pod that no policy of a direction selects may do everything there; one that some select may do what any rule of
-them allows. A connection needs both: the sender's egress and the receiver's ingress.
+A pod that no policy of a direction selects may do everything there; one that some select may do what any rule
+of them allows. A connection needs both: the sender's egress and the receiver's ingress.
 """
 
 from __future__ import annotations
