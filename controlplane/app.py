@@ -27,6 +27,7 @@ from controlplane.http import SERVER
 from controlplane.management.errors import management_response_to
 from controlplane.management.router import ManagementApi
 from controlplane.meters import HEALTH, MANAGEMENT, OTHER, RequestTimes
+from controlplane.oidc.tokens import Issuers
 from controlplane.openapi import documents
 from controlplane.operations import (
     OPERATIONS,
@@ -69,15 +70,21 @@ def create_app(
     events: EventsPort | None = None,
     times: RequestTimes | None = None,
     traces: Traces = OFF,
+    issuers: Issuers | None = None,
 ) -> web.Application:
     """Put the control plane together. `settings` is a `hubwire.bus.settings.SettingsStore`.
 
     Paths that are neither the data plane's nor the management API's go to the application's own routes.
-    The application owns no task and no connection: whoever made `cluster` and `settings` closes them.
+    The application owns no task and no connection but those of `issuers`, which it starts and closes: whoever
+    made `cluster` and `settings` closes them.
     """
-    services = Services(cluster, settings, config or ControlPlaneConfig(), clock, events)
+    services = Services(cluster, settings, config or ControlPlaneConfig(), clock, events, issuers)
     api = RestApi(services, times or RequestTimes(), traces)
-    return web.Application(middlewares=[api.middleware])
+    app = web.Application(middlewares=[api.middleware])
+    if issuers is not None:
+        app.on_startup.append(lambda _app: issuers.start())
+        app.on_cleanup.append(lambda _app: issuers.close())
+    return app
 
 
 class RestApi:
@@ -184,8 +191,9 @@ class RestApi:
             _category.set(operation.id)
         if matched is not None and operation is None:
             raise Problem(405, "", "Not this method.", headers={"Allow": ", ".join(sorted(operations))})
-        authenticate_rest(
-            request, self._services.settings.keys, self._services.config, self._services.clock()
+        services = self._services
+        await authenticate_rest(
+            request, operation, services.settings.keys, services.config, services.issuers, services.clock()
         )
         if matched is None or operation is None:
             raise Problem(501, "Error.NotImplemented", "Chat is not supported by this service.", "Request")

@@ -1,7 +1,8 @@
 """Who may call: the data plane with a token for the very request, the management API with an administrator's.
 
 Both kinds are signed with an access key and told apart by their audience (rest-api.md section 2,
-management-api.md 7.4); neither passes for the other.
+management-api.md 7.4); neither passes for the other. Beside them stand tokens of configured issuers
+(controlplane.oidc), told by their algorithm.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from controlplane.endpoints import request_url_of
+from controlplane.oidc.tokens import Issuers, is_for_an_issuer
+from controlplane.operations import Operation
 from controlplane.problems import Problem
 from controlplane.settings import ControlPlaneConfig
 from hubwire.model.cluster_settings import is_token
@@ -25,10 +28,22 @@ def bearer_of(request: web.Request) -> str:
     return token
 
 
-def authenticate_rest(request: web.Request, keys: AccessKeys, config: ControlPlaneConfig, now: float) -> None:
-    """Let the request pass, or raise Unauthenticated or Problem (401)."""
+async def authenticate_rest(
+    request: web.Request,
+    operation: Operation | None,
+    keys: AccessKeys,
+    config: ControlPlaneConfig,
+    issuers: Issuers | None,
+    now: float,
+) -> None:
+    """Let the request pass, or raise Unauthenticated or Problem (401), PermissionDenied (403), or Unavailable
+    (503) while the keys of the token's issuer are not known."""
+    token = bearer_of(request)
+    if issuers is not None and is_for_an_issuer(token):
+        await issuers.check_rest(token, operation, now)
+        return
     verify_rest_token(
-        bearer_of(request),
+        token,
         keys=(keys.primary, keys.secondary),
         request_url=request_url_of(request),
         public_endpoints=config.public_endpoints,
@@ -36,12 +51,19 @@ def authenticate_rest(request: web.Request, keys: AccessKeys, config: ControlPla
     )
 
 
-def authenticate_admin(
-    request: web.Request, keys: AccessKeys, config: ControlPlaneConfig, now: float
+async def authenticate_admin(
+    request: web.Request,
+    keys: AccessKeys,
+    config: ControlPlaneConfig,
+    issuers: Issuers | None,
+    now: float,
 ) -> None:
-    """Let the request pass, or raise Unauthenticated or Problem (401)."""
+    """Let the request pass, or raise as `authenticate_rest`."""
     token = bearer_of(request)
     kept = config.admin_token_sha256
     if kept is not None and is_token(token, kept):
+        return
+    if issuers is not None and is_for_an_issuer(token):
+        await issuers.check_management(token, now)
         return
     verify_admin_token(token, keys=(keys.primary, keys.secondary), now=now)

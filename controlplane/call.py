@@ -9,6 +9,7 @@ from typing import Protocol
 from aiohttp import web
 
 from controlplane.events import EventsPort
+from controlplane.oidc.tokens import Issuers
 from controlplane.operations import Operation
 from controlplane.paths import Target, decode_segment
 from controlplane.ports import ClusterPort
@@ -56,6 +57,7 @@ class Services:
     own: ControlPlaneConfig  # what this process was told; the cluster's settings lie over it
     clock: Callable[[], float]  # Unix seconds
     events: EventsPort | None = None  # None where there are no gateways to ask
+    issuers: Issuers | None = None  # None where only access keys sign tokens
 
     @property
     def config(self) -> ControlPlaneConfig:

@@ -100,6 +100,7 @@ _SCHEMAS: dict[str, Any] = {
 _FAULTS = {
     "400": "A parameter or the body cannot be used.",
     "401": "No credentials, or they don't verify.",
+    "403": "The token is good, but its bearer has no role that allows this.",
     "413": "The body is over the limit.",
     "415": "The content type or charset is not supported.",
     "429": "Too many requests; Retry-After says when to repeat.",
@@ -223,7 +224,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if operation.missing is not None:
         responses["404"] = _fault("404", f"Not there: {operation.missing}.")
     if operation.id in ("AddConnectionToGroup", "AddUserToGroup", "AddConnectionsToGroups"):
-        responses["403"] = _fault("403", "More groups than the hub's limits allow a connection.")
+        text = "More groups than the hub's limits allow a connection, or no role that allows this."
+        responses["403"] = _fault("403", text)
     if operation.id in ("GrantPermission", "RevokePermission"):
         responses["409"] = _fault("409", "Too many rules on the connection.")
     return responses

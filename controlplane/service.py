@@ -12,6 +12,7 @@ from controlplane.cluster import Cluster
 from controlplane.events import Events
 from controlplane.http import RestRunner, RestSite
 from controlplane.meters import RequestTimes, readers
+from controlplane.oidc.tokens import Issuers
 from controlplane.settings import ControlPlaneConfig, ManagementConfig
 from hubwire.bus.client import BusClient
 from hubwire.bus.dead_letters import DeadLetters
@@ -74,7 +75,10 @@ async def make_runner(
     insight.meters.bind(readers(times))
     events = Events(bus, gateways, letters)
     own, traces = rest_config(config), insight.traces
-    app = create_app(cluster, settings, own, events=events, times=times, traces=traces)
+    issuers = Issuers.of(config)
+    if issuers is not None:
+        insight.meters.bind(issuers.readers)
+    app = create_app(cluster, settings, own, events=events, times=times, traces=traces, issuers=issuers)
     runner = RestRunner(app, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
     await runner.setup()
     return runner

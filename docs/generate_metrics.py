@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import controlplane.meters
+import controlplane.oidc.tokens
 import gateway.meters
 import hubwire.runtime.bus_meters
 import hubwire.runtime.certificates
@@ -23,6 +24,7 @@ ROOMS: dict[str, tuple[Meter, ...]] = {
     "rest": controlplane.meters.METERS,
     "router": router.meters.METERS,
     "bus": hubwire.runtime.bus_meters.METERS,
+    "oidc": controlplane.oidc.tokens.METERS,
     "tls": hubwire.runtime.certificates.METERS,
     "process": hubwire.runtime.process_meters.METERS,
 }

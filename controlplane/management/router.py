@@ -74,7 +74,8 @@ class ManagementApi:
         lowered = [segment.lower() for segment in segments]
         if lowered == ["metadata", "endpoints"]:
             return json_response(resource.metadata_body(endpoint))  # read before anybody has signed in
-        authenticate_admin(request, self._services.settings.keys, config, self._services.clock())
+        services = self._services
+        await authenticate_admin(request, services.settings.keys, config, services.issuers, services.clock())
         query = QueryString(target.query)
         if lowered == ["hubwire", "settings"]:
             return await answer_settings(self._services, request)

@@ -53,7 +53,7 @@ def verify(token: str, keys: Sequence[str], now: float) -> Claims:
         claims = _object(_decode(payload))
     except (ValueError, RecursionError) as error:  # msgspec's and binascii's errors are ValueErrors
         raise Unauthenticated("The claims of the access token are not a JSON object.") from error
-    _check_lifetime(claims, now)
+    check_lifetime(claims, now)
     return claims
 
 
@@ -71,7 +71,8 @@ def _check_header(header: str) -> None:
         raise Unauthenticated("The access token demands extensions ('crit'), which are not supported.")
 
 
-def _check_lifetime(claims: Claims, now: float) -> None:
+def check_lifetime(claims: Claims, now: float) -> None:
+    """That `exp` is there and not over, and that `nbf`, if there, has come. Raises `Unauthenticated`."""
     expiry = _number(claims.get("exp"))
     if expiry is None:
         raise Unauthenticated("The access token has no 'exp', or one that is not a number.")

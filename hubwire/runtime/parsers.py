@@ -138,6 +138,27 @@ def https_url(text: str) -> str:
     return text
 
 
+def issuers(text: str) -> tuple[str, ...]:
+    """URLs as they stand in `iss`, with or without a slash at the end: they are compared as they are."""
+    urls = tuple(https_url(item) for item in _items(text))
+    if any(urlsplit(url).query for url in urls):
+        raise ValueError("must have no query")
+    return urls
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Anything without a comma."""
+    return tuple(_items(text))
+
+
+def claims(text: str) -> tuple[str, ...]:
+    """CLAIM=VALUE, comma separated."""
+    items = _items(text)
+    if any(not item.partition("=")[0].strip() or not item.partition("=")[2].strip() for item in items):
+        raise ValueError("must be claims like roles=Web PubSub Service Owner, comma separated")
+    return tuple(items)
+
+
 def authority(text: str) -> str:
     """host or host:port."""
     parts = urlsplit(f"//{text}")

@@ -173,6 +173,42 @@ class ProcessConfig:
     )
     tls_key: str = _setting("", p.readable_file, "PEM file with the key of tls_cert", roles=EDGE)
 
+    oidc_issuers: tuple[str, ...] = _setting(
+        (),
+        p.issuers,
+        "OpenID Connect issuers whose tokens REST takes beside access keys, comma separated; what they sign "
+        "is trusted for all of oidc_owners and oidc_readers",
+        roles=EDGE,
+    )
+    oidc_audiences: tuple[str, ...] = _setting(
+        ("https://webpubsub.azure.com",),
+        p.words,
+        "audiences that such a token may have, comma separated",
+        roles=EDGE,
+    )
+    oidc_owners: tuple[str, ...] = _setting(
+        ("roles=Web PubSub Service Owner",),
+        p.claims,
+        "who may call all of the REST data plane, comma separated: CLAIM=VALUE, as roles=NAME, groups=ID, "
+        "scp=NAME, appid=ID, sub=ID",
+        roles=EDGE,
+    )
+    oidc_readers: tuple[str, ...] = _setting(
+        ("roles=Web PubSub Service Reader",),
+        p.claims,
+        "who may only look (whether connections, groups, users and permissions exist; members of groups)",
+        roles=EDGE,
+    )
+    oidc_admins: tuple[str, ...] = _setting(
+        (), p.claims, "who may call the management API: settings of hubs, and the keys", roles=EDGE
+    )
+    oidc_ca_file: str = _setting(
+        "",
+        p.readable_file,
+        "PEM file with the CAs that the issuers' certificates are verified with; default: the system's",
+        roles=EDGE,
+    )
+
     rest: bool = _own(
         p.boolean, False, "serve REST on the port of the gateway too, as `up` does", roles=GATEWAY
     )

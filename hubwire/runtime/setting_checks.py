@@ -32,6 +32,8 @@ def contradictions(config: ProcessConfig) -> list[str]:
         faults.append("nats_tls_cert and nats_tls_key belong together; give both or neither.")
     if bool(config.tls_cert) != bool(config.tls_key):
         faults.append("tls_cert and tls_key belong together; give both or neither.")
+    if not config.oidc_issuers and (config.oidc_admins or config.oidc_ca_file):
+        faults.append("oidc_admins and oidc_ca_file are nothing without oidc_issuers; give those too.")
     credentials = (config.upstream_token_url, config.upstream_client_id, config.upstream_client_secret)
     if any(credentials) and not all(credentials):
         faults.append(

@@ -21,6 +21,7 @@ from yarl import URL
 
 from controlplane.app import create_app
 from controlplane.http import RestRunner
+from controlplane.oidc.tokens import Issuers
 from controlplane.settings import ControlPlaneConfig
 from hubwire.model.tokens import sign_rest_token
 
@@ -93,9 +94,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def rest_rig(config: ControlPlaneConfig | None = None) -> AsyncIterator[Rig]:
+async def rest_rig(
+    config: ControlPlaneConfig | None = None, issuers: Issuers | None = None
+) -> AsyncIterator[Rig]:
     cluster, settings = MemoryCluster(), MemorySettings()
-    runner = RestRunner(create_app(cluster, settings, config))
+    runner = RestRunner(create_app(cluster, settings, config, issuers=issuers))
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
