@@ -7,6 +7,7 @@ those that are here now; a connection that is not here is answered with None or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from typing import Any, cast
@@ -153,7 +154,11 @@ class Commands:
     async def leave_all(self, hub: str, kind: str, name: str) -> int:
         meant = self._addressed(hub, kind, name)
         for connection in meant:
-            await self._each(self._leave, [connection], list(connection.groups))
+            groups = list(connection.groups)
+            if not groups and isinstance(connection, Session) and self._sessions is not None:
+                with contextlib.suppress(NotFound):
+                    await self._sessions.still_here(connection)
+            await self._each(self._leave, [connection], groups)
         return len(meant)
 
     async def _each(self, change: Change, connections: Sequence[Target], groups: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.membership import Membership
 from hubwire.bus.dispatcher import Dispatcher
-from hubwire.bus.envelopes import CONFIRM, JOIN, LEAVE, RESYNC, SNAPSHOT, Entry, split_keys
+from hubwire.bus.envelopes import CONFIRM, JOIN, LEAVE, RESYNC, SNAPSHOT, WHO, Entry, split_keys
 from hubwire.bus.keys import partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.model.errors import HubwireError, Unavailable
@@ -29,6 +29,8 @@ MAX_UNANSWERED = 200_000
 there are no more leaves than there are members."""
 
 JOIN_SECONDS = 10.0
+WHO_BYTES = 4096
+"""Counted for a question about members, for the sake of its answer: a thousand gateways are 10 KB."""
 
 
 class Registrar:
@@ -79,6 +81,14 @@ class Registrar:
             known(None)
         else:
             waiting.append(known)
+
+    async def holders(self, key: str, seconds: float) -> list[str]:
+        """The living gateways that the owner of a key counts as members of it, and behind them those of which
+        it cannot say. Raises Unavailable."""
+        number = partition_of(key)
+        entry = [WHO, number, key]
+        answer = await self._dispatcher.ask(number, entry, size=len(key) + WHO_BYTES, timeout=seconds)
+        return [*answer[0], *answer[1]]
 
     def when_confirmed(self, key: str, confirmed: Confirmed) -> None:
         """Call back once the key's owner has confirmed its joining, now if it already has."""

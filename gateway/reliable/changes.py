@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.reliable.session import Session
-from hubwire.bus.inbox_entries import joined_entry, left_entry, permission_entry
+from hubwire.bus.inbox_entries import acked_entry, joined_entry, left_entry, permission_entry
 from hubwire.bus.keys import group_key
 from hubwire.bus.settle import settle
 from hubwire.model.errors import HubwireError, Unavailable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.reliable.holder import Holder
 
 Done = Callable[[HubwireError | None], None]
+Elsewhere = Callable[[Session, str, Callable[[], None]], None]
 Over = Callable[[], None]
 """The turn of the next change of that session and group."""
 
@@ -34,6 +35,8 @@ class Changes:
 
     def __init__(self, holder: Holder) -> None:
         self._holder = holder
+        self.elsewhere: Elsewhere = lambda _session, _key, done: done()
+        """Calls back when nobody else counts as a member of the key on account of the session."""
 
     def join(self, session: Session, group: str, done: Done) -> None:
         self._in_turn(session, group, partial(self._join, session, group), done)
@@ -54,6 +57,15 @@ class Changes:
         await future
         self._check(session)
         return True
+
+    def still_here(self, session: Session, done: Done) -> None:
+        """Nothing is changed; `done` says whether the session is this gateway's still, so that what is known
+        of it here is so. A mark that is not read yet stands in the log before an entry of now."""
+        try:
+            self._check(session)
+            self._holder.log.write(acked_entry([]), lambda error: done(error or session.fault()))
+        except HubwireError as error:
+            done(error)
 
     @staticmethod
     def _check(session: Session) -> None:
@@ -102,7 +114,9 @@ class Changes:
             done(error)
 
         if group in session.groups:
-            holder.needs.when_confirmed([key], finished)
+            holder.needs.when_confirmed(
+                [key], lambda error: finished(error) if error else self.still_here(session, finished)
+            )
             return
         holder.needs.need(key)
 
@@ -148,11 +162,21 @@ class Changes:
 
     def _leave(self, session: Session, group: str, done: Done, over: Over) -> None:
         holder = self._holder
-        if group not in session.groups:
-            over()
-            done(None)
-            return
         key = group_key(session.hub, group)
+
+        def left(_late: HubwireError | None) -> None:
+            self.elsewhere(session, key, partial(done, None))
+
+        def not_a_member(error: HubwireError | None) -> None:
+            over()
+            if error is not None:
+                done(error)
+            else:  # who has left it a moment ago may not be known to have
+                holder.needs.when_left(key, left)
+
+        if group not in session.groups:
+            self.still_here(session, not_a_member)
+            return
 
         def folded(error: HubwireError | None) -> None:
             over()
@@ -164,7 +188,7 @@ class Changes:
                 return
             if session.announced:
                 holder.notifications.left(session, group)
-            holder.needs.when_left(key, lambda _late: done(None))
+            holder.needs.when_left(key, left)
 
         # Tried for ever: what was left must be left, and its key with it.
         holder.log.write(left_entry(session.id, group), folded, seconds=None)

@@ -10,6 +10,7 @@ import structlog
 
 from gateway.reliable.session import Session
 from hubwire.bus.inbox_entries import closed_entry
+from hubwire.bus.session_records import SessionRecord
 from hubwire.model.errors import HubwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Ends:
                     record = await holder.records.read(session.id)
                 if record.ended and record.generation == generation + 1:
                     break  # by us, unheard
-                if record.holder != holder.name and (record.revision or not session.revision):
+                if self._elsewhere(session, record):
                     self.forget(session, record.generation)
                     return False
                 # Without a record of one that came from elsewhere the records were lost; it is here still.
@@ -56,6 +57,16 @@ class Ends:
             holder.notifications.over(session, reason)
         self._close_in_log(session, generation + 1)
         return True
+
+    def _elsewhere(self, session: Session, record: SessionRecord) -> bool:
+        return record.holder != self._holder.name and (record.revision > 0 or not session.revision)
+
+    async def has_gone(self, session: Session) -> bool:
+        """Whether it is another gateway's by now, or over; then it is forgotten here. Raises Unavailable."""
+        record = await self._holder.records.read(session.id)
+        if not session.over and self._elsewhere(session, record):
+            self.forget(session, record.generation)
+        return session.over
 
     def forget(self, session: Session, generation: int) -> None:
         """It is another gateway's by now, whose record is of that generation."""
@@ -84,7 +95,7 @@ class Ends:
                 record = await holder.records.read(session.id)
                 if session.over or not session.moving:
                     return
-                if record.holder != holder.name and (record.revision or not session.revision):
+                if self._elsewhere(session, record):
                     self.forget(session, record.generation)
                     return
                 if self._loop.time() < end:
@@ -97,6 +108,7 @@ class Ends:
                 continue
             log.debug("session_not_taken", connection_id=session.id)
             session.held(generation, revision)
+            session.came = self._loop.time()
             if not session.moving:
                 return
             end = self._loop.time() + MOVE_SECONDS  # that generation was marked meanwhile

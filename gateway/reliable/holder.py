@@ -148,6 +148,8 @@ class Holder:
         comes."""
         self.coming.arrived(attempt)
         self.sessions[session.id] = session
+        if attempt.generation:
+            session.came = self._loop.time()
         self.keep(session)
         self.marked(session.id, attempt.wanted, "")
 
@@ -292,7 +294,7 @@ class Holder:
         session.moving = True
         if session.connection is not None:
             session.connection.cut("Moved")
-        self._start(self.ends.watch(session))
+        self.start(self.ends.watch(session))
 
     def ended(self, state: SessionState) -> None:
         """It is out of the log, so its keys are not needed any more."""
@@ -329,7 +331,7 @@ class Holder:
             return None
         session.over = True
         self._detached.pop(session.id, None)
-        return self._start(self.ends.end(session, category, reason))
+        return self.start(self.ends.end(session, category, reason))
 
     # -- upkeep ------------------------------------------------------------------------------------
 
@@ -372,7 +374,7 @@ class Holder:
                 return
             at += len(acks)
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

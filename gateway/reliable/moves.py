@@ -82,6 +82,15 @@ class Moves:
             task.add_done_callback(ended)
         return await asyncio.shield(task)
 
+    async def over(self, hub: str, session_id: str) -> None:
+        """Wait until no attempt to bring this session here is under way."""
+        while tasks := {
+            task
+            for task in (self._under_way.get((hub, session_id)), self._claims.get(session_id))
+            if task is not None
+        }:
+            await asyncio.wait(tasks)
+
     async def close(self) -> None:
         """Give up what is under way. Whose record may say by then that it is held here is lost with this
         gateway, and found in its log."""
@@ -138,6 +147,8 @@ class Moves:
             return None
         if session.over:
             raise NotFound("The session has ended.")
+        if session.wanted >= record.generation:
+            session.came = asyncio.get_running_loop().time()
         session.held(generation, revision)
         if session.moving:
             raise Unavailable("The session is wanted by another gateway.")

@@ -44,6 +44,10 @@ class Needs:
             self.release_all(taken)
             raise
 
+    def has(self, key: str) -> bool:
+        """Whether anybody needs the key."""
+        return key in self._counts
+
     def release(self, key: str) -> None:
         """One less; without any the key is left."""
         count = self._counts.get(key, 0)

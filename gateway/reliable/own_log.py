@@ -64,6 +64,7 @@ class OwnLog:
         self._closed = False
         self._insisted: deque[tuple[bytes, Folded]] = deque()
         self._unsettled: Counter[str] = Counter()
+        self._settling: dict[str, list[asyncio.Future[None]]] = {}
 
     async def ready(self) -> InboxFold:
         """The fold, with the inbox made and followed. Raises Unavailable."""
@@ -145,11 +146,20 @@ class OwnLog:
         self._unsettled[session_id] -= 1
         if not self._unsettled[session_id]:
             del self._unsettled[session_id]
+            for future in self._settling.pop(session_id, ()):
+                settle(future, None, None)
 
     def settled(self, session_id: str) -> bool:
         """Whether nothing of before is still on its way into the log for this session: it could meet the
         session's next coming there."""
         return session_id not in self._unsettled
+
+    async def until_settled(self, session_id: str) -> None:
+        """Wait until it is `settled`, and what follows from that has happened."""
+        while not self.settled(session_id):
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._settling.setdefault(session_id, []).append(future)
+            await future
 
     def _try_insisted(self) -> None:
         while self._insisted:

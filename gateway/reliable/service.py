@@ -20,6 +20,7 @@ from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
 from gateway.reliable.connection import ReliableConnection
 from gateway.reliable.holder import Holder
+from gateway.reliable.leftovers import LET_GO, Leftovers
 from gateway.reliable.logs import OtherLogs
 from gateway.reliable.moves import Moves
 from gateway.reliable.needs import Needs
@@ -32,6 +33,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.inbox import Inbox
 from hubwire.bus.owners import OwnersView
 from hubwire.bus.session_records import SessionRecords
+from hubwire.bus.settle import settle
 from hubwire.model.errors import HubwireError, NotFound, PermissionDenied, Unavailable
 from hubwire.model.limits import RETENTION_SECONDS
 from hubwire.model.message import Message
@@ -111,6 +113,8 @@ class ReliableSessions:
         self._trimming = Trimming(self.holder.log)
         self._logs = OtherLogs(bus)
         self.moves = Moves(self.holder, self._logs, owners)
+        self._leftovers = Leftovers(self.holder, self.moves, bus, registrar)
+        self.holder.changes.elsewhere = self._leftovers.gone
         self._lost = LostInboxes(self._logs, records, inbox_of, retention_seconds)
         self._notifications = notifications
         self._keepalive = keepalive
@@ -120,6 +124,7 @@ class ReliableSessions:
         self.table: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "adopt": self._bring,
             "sweep_inbox": self._lost.sweep,
+            LET_GO: self._leftovers.let_go,
         }
 
     async def run(self) -> None:
@@ -282,6 +287,13 @@ class ReliableSessions:
             done(PermissionDenied(f"A connection of this hub may be in {most} groups at most."))
         else:
             self.holder.changes.join(session, group, done)
+
+    async def still_here(self, session: Session) -> None:
+        """Returns when it is known that nothing of the session was changed elsewhere; raises NotFound when it
+        is over, and Unavailable when another gateway has it or it is not known."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.holder.changes.still_here(session, partial(settle, future, None))
+        await future
 
     async def permit(self, session: Session, granted: bool, permission: Permission, group: str) -> bool:
         return await self.holder.changes.permission(session, granted, permission, group)

@@ -3,6 +3,7 @@ owed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ class Session:
 
     `generation` and `revision` are those of the session's record. `over`: its end is decided, or it is
     another gateway's: `moved`. `moving`: another gateway wants it, and who has it is not decided. `judged`:
-    whether what is not acknowledged may end it; not before a recovered client's first ack. `wanted`: the
+    whether what is not acknowledged may end it; not before a recovered client's first ack. `came`: when, by
+    the loop's clock, it came from elsewhere or was last wanted there, in vain. `wanted`: the
     highest generation that another gateway has marked, -1 for none; it can be one that we have not heard of
     ourselves yet, since the record comes first.
     """
@@ -42,6 +44,7 @@ class Session:
         "_logged_events",
         "_source",
         "announced",
+        "came",
         "changes",
         "codec",
         "connection",
@@ -65,6 +68,7 @@ class Session:
         self.revision = revision
         self.connection: ReliableConnection | None = None
         self.deadline = 0.0
+        self.came = -math.inf
         self.judged = not recovered
         self.announced = recovered
         self.over = False
