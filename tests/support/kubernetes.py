@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -51,12 +52,17 @@ class Release:
         self.kubectl("create", "namespace", self.namespace)
         label = "pod-security.kubernetes.io/enforce=restricted"
         self.kubectl("label", "namespace", self.namespace, label)
-        literals = [f"--from-literal={name}={value}" for name, value in keys.items()]
-        self.kubectl("create", "secret", "generic", "test-keys", *literals)
+        self.secret("test-keys", keys)
 
-    def apply(self, chart: Path, **changes: Any) -> None:
-        """Install or upgrade, and wait until all of it is ready. `changes` stay: they are values by path,
-        with `__` for a dot."""
+    def secret(self, name: str, values: dict[str, str]) -> None:
+        """Made, or replaced."""
+        metadata = {"name": name}
+        manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def apply(self, chart: Path, *, wait: bool = True, **changes: Any) -> None:
+        """Install or upgrade, and (unless `wait` is False) wait until all of it is ready. `changes` stay:
+        they are values by path, with `__` for a dot."""
         for path, value in changes.items():
             *parents, last = path.split("__")
             node = self._values
@@ -64,9 +70,10 @@ class Release:
                 node = node.setdefault(parent, {})
             node[last] = value
         told = json.dumps(self._values)
-        words = ["upgrade", "--install", self.name, str(chart), "--values", "-", "--wait", "--timeout", "10m"]
-        self.helm(*words, stdin=told)
-        self.settled()
+        words = ["upgrade", "--install", self.name, str(chart), "--values", "-"]
+        self.helm(*words, *(["--wait", "--timeout", "10m"] if wait else []), stdin=told)
+        if wait:
+            self.settled()
 
     def test(self) -> None:
         self.helm("test", self.name, "--timeout", "5m")
@@ -119,7 +126,9 @@ class Release:
             f"    if (p / 'comm').read_text().strip() == {process!r}: os.kill(int(p.name), 9)\n"
         )
         before = self._restarts(pod)
-        self.kubectl("exec", pod, "--", "python", "-c", script)
+        # The container may end, and this command with it, before the command's own end is heard.
+        with contextlib.suppress(Failed):
+            self.kubectl("exec", pod, "--", "python", "-c", script)
         restarted = f"--for=jsonpath={{.status.containerStatuses[0].restartCount}}={before + 1}"
         self.kubectl("wait", restarted, "--timeout=120s", f"pod/{pod}")
         self.kubectl("wait", "--for=condition=Ready", f"--timeout={SECONDS}s", f"pod/{pod}")
