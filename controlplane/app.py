@@ -19,11 +19,12 @@ from aiohttp import web
 
 from controlplane import cors
 from controlplane.auth import authenticate_rest
+from controlplane.bare_http import SERVER
 from controlplane.call import Call, Handler, Services, Settings, done
 from controlplane.endpoints import is_host, prefixes_of
 from controlplane.events import EventsPort
+from controlplane.express import EXPRESS, REQUEST_ID, STRICT_TRANSPORT_SECURITY, Express
 from controlplane.handlers import closing, existence, listing, membership, messages, permissions, tokens
-from controlplane.http import SERVER
 from controlplane.management.errors import management_response_to
 from controlplane.management.router import ManagementApi
 from controlplane.meters import HEALTH, MANAGEMENT, OTHER, RequestTimes
@@ -33,6 +34,7 @@ from controlplane.operations import (
     OPERATIONS,
     SUPPORTED_VERSIONS,
     SUPPORTED_VERSIONS_HEADER,
+    SUPPORTED_VERSIONS_VALUE,
     VERSION_ALIASES,
 )
 from controlplane.paths import Target, is_chat, match, split_target, without_prefix
@@ -52,8 +54,6 @@ HANDLERS: dict[str, Handler] = {
     **listing.HANDLERS,
     **tokens.HANDLERS,
 }
-_VERSIONS = ", ".join(SUPPORTED_VERSIONS)
-_REQUEST_ID = "x-ms-client-request-id"
 _OPENAPI = "/api/openapi"
 _category: ContextVar[str] = ContextVar("category", default=OTHER)
 """What the request at hand is counted as."""
@@ -79,8 +79,9 @@ def create_app(
     made `cluster` and `settings` closes them.
     """
     services = Services(cluster, settings, config or ControlPlaneConfig(), clock, events, issuers)
-    api = RestApi(services, times or RequestTimes(), traces)
-    app = web.Application(middlewares=[api.middleware])
+    times = times or RequestTimes()
+    app = web.Application(middlewares=[RestApi(services, times, traces).middleware])
+    app[EXPRESS] = Express(services, times, traces)
     if issuers is not None:
         app.on_startup.append(lambda _app: issuers.start())
         app.on_cleanup.append(lambda _app: issuers.close())
@@ -134,11 +135,11 @@ class RestApi:
         self._times.record(_category.get(), response.status, time.perf_counter() - begun)
         if span is not None:
             _end(span, request.method, response.status)
-        if _REQUEST_ID in request.headers:
-            response.headers[_REQUEST_ID] = request.headers[_REQUEST_ID]
+        if REQUEST_ID in request.headers:
+            response.headers[REQUEST_ID] = request.headers[REQUEST_ID]
         response.headers["Server"] = SERVER
         if request.secure:
-            response.headers["Strict-Transport-Security"] = "max-age=15724800; includeSubDomains"
+            response.headers["Strict-Transport-Security"] = STRICT_TRANSPORT_SECURITY
         cors.add_headers(request, response, config.cors_origins)
         return response
 
@@ -205,15 +206,15 @@ class RestApi:
         except Problem as problem:
             response = response_of(problem)
             if problem.versions:
-                response.headers[SUPPORTED_VERSIONS_HEADER] = _VERSIONS
+                response.headers[SUPPORTED_VERSIONS_HEADER] = SUPPORTED_VERSIONS_VALUE
         except HubwireError as error:
             known = problem_from(error)
             if known.status == 500:
                 raise
             response = response_of(known)
-            response.headers[SUPPORTED_VERSIONS_HEADER] = _VERSIONS
+            response.headers[SUPPORTED_VERSIONS_HEADER] = SUPPORTED_VERSIONS_VALUE
         else:
-            response.headers[SUPPORTED_VERSIONS_HEADER] = _VERSIONS
+            response.headers[SUPPORTED_VERSIONS_HEADER] = SUPPORTED_VERSIONS_VALUE
         return response
 
     def _health(self, request: web.Request) -> web.Response:

@@ -19,9 +19,9 @@ from hubwire.model.settings import AccessKeys
 from hubwire.model.tokens import verify_admin_token, verify_rest_token
 
 
-def bearer_of(request: web.Request) -> str:
-    """The token of the Authorization header. Raises Problem (401, empty body) when there is none."""
-    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+def token_in(authorization: str) -> str:
+    """The token of an Authorization header. Raises Problem (401, empty body) when there is none."""
+    scheme, _, token = authorization.strip().partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise Problem(401, "", "No bearer token.", headers={"WWW-Authenticate": "Bearer"})
@@ -38,14 +38,22 @@ async def authenticate_rest(
 ) -> None:
     """Let the request pass, or raise Unauthenticated or Problem (401), PermissionDenied (403), or Unavailable
     (503) while the keys of the token's issuer are not known."""
-    token = bearer_of(request)
-    if issuers is not None and is_for_an_issuer(token):
+    authorization = request.headers.get("Authorization", "")
+    if issuers is not None and is_for_an_issuer(token := token_in(authorization)):
         await issuers.check_rest(token, operation, now)
         return
+    verify_signed(authorization, request_url_of(request), keys, config, now)
+
+
+def verify_signed(
+    authorization: str, url: str, keys: AccessKeys, config: ControlPlaneConfig, now: float
+) -> None:
+    """That a header holds a token for that absolute URL, signed with an access key. Raises Unauthenticated or
+    Problem (401); also for a token of an issuer."""
     verify_rest_token(
-        token,
+        token_in(authorization),
         keys=(keys.primary, keys.secondary),
-        request_url=request_url_of(request),
+        request_url=url,
         public_endpoints=config.public_endpoints,
         now=now,
     )
@@ -59,7 +67,7 @@ async def authenticate_admin(
     now: float,
 ) -> None:
     """Let the request pass, or raise as `authenticate_rest`."""
-    token = bearer_of(request)
+    token = token_in(request.headers.get("Authorization", ""))
     kept = config.admin_token_sha256
     if kept is not None and is_token(token, kept):
         return

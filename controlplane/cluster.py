@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -28,7 +28,14 @@ from hubwire.bus.envelopes import PUBLISH, WHO, command_to_gateway, pack_body, u
 from hubwire.bus.keys import group_key, hub_key, partition_of, user_key
 from hubwire.bus.session_records import SessionRecords
 from hubwire.bus.subjects import gateway_subject
-from hubwire.model.errors import InternalError, InvalidRequest, NotFound, PermissionDenied, Unavailable
+from hubwire.model.errors import (
+    HubwireError,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from hubwire.model.message import Message
 from hubwire.model.names import gateway_of
 from hubwire.runtime.leases import LeaseWatch
@@ -102,6 +109,26 @@ class Cluster:
         if trace:
             entry += (None, None, trace)
         await self._dispatcher.ask(partition, entry, size=len(body) + len(key) + 16, timeout=self._deadline)
+
+    def submit(
+        self,
+        hub: str,
+        target: Target,
+        message: Message,
+        answered: Callable[[HubwireError | None], None],
+        seconds: float,
+    ) -> None:
+        body = pack_body(message, accepted=time.time())
+        key = _key(hub, target)
+        partition = partition_of(key)
+        entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        self._dispatcher.submit(
+            partition,
+            entry,
+            lambda _answer, error: answered(error),
+            size=len(body) + len(key) + 16,
+            timeout=min(seconds, self._deadline),
+        )
 
     # -- closing and existence ---------------------------------------------------------------------
 

@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from controlplane.problems import BAD_REQUEST, Problem, body_of, response_of
+from controlplane.bare_http import SERVER, body_bytes_of, raw_response, refusal_of
+from controlplane.express import EXPRESS, Express, read_head
+from controlplane.problems import BAD_REQUEST, Problem, response_of
 from hubwire.runtime.certificates import Around
 from hubwire.runtime.limits import Reserve, max_plain_sockets
 from hubwire.runtime.linger import MAX_FORGOTTEN_BYTES, say_last
 from hubwire.runtime.listen import BACKLOG
 from hubwire.runtime.plain_http import HEAD_SECONDS, AcceptSide
 
-SERVER = "Hubwire"
 KEEP_ALIVE_SECONDS = 75.0
 """How long a connection may lie idle between requests; reverse proxies give theirs up after 60."""
 LINGER_SECONDS = 1.0
@@ -40,23 +40,39 @@ WRITE_SECONDS = 30.0
 MAX_LINE_BYTES = 32 * 1024
 MAX_HEAD_BYTES = 80 * 1024
 """The SDKs put the whole URL into the token too, where it is a third longer."""
+BODY_SECONDS = 0.05
+"""How long the body of a request for the short way may come after its head: clients send them apart."""
 _LOOK_AT = 256  # connections, when an idle one is looked for
-
-_LENGTH = re.compile(rb"\n(?:content-length)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r", re.IGNORECASE)
-_ENCODED = re.compile(rb"\n(?:transfer-encoding|upgrade)[ \t]*:", re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
 
 
 class RestHandler(RequestHandler):
     """One connection. Requests that are pipelined are handed to aiohttp one by one, each when complete up
-    to its body, so that one for a client endpoint is seen before its parser takes it."""
+    to its body, so that one for a client endpoint is seen before its parser takes it. What may go the
+    short way (controlplane.express) does so whole, when nothing else is in progress."""
 
-    __slots__ = ("_accept_side", "_body_left", "_head", "_late", "_payload", "_pending", "_timer")
+    __slots__ = (
+        "_accept_side",
+        "_body_due",
+        "_body_left",
+        "_express",
+        "_head",
+        "_late",
+        "_payload",
+        "_pending",
+        "_secure",
+        "_short",
+        "_timer",
+    )
 
     def __init__(self, manager: RestServer, accept_side: AcceptSide | None, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._accept_side = accept_side
+        self._express: Express | None = manager.express
+        self._body_due = 0.0  # until when the short way waits for a body; 0 when it does not
+        self._secure = False
+        self._short = False  # a request goes the short way: nothing is looked at before it is answered
         self._head = bytearray()  # of the next request, while it is incomplete
         self._body_left: int | None = 0  # of the present request; None where only aiohttp knows
         self._payload: StreamReader | None = None  # the body of the present request
@@ -67,12 +83,13 @@ class RestHandler(RequestHandler):
     @property
     def idle(self) -> bool:
         """Whether no request is in progress, nor one waiting for its turn."""
-        if self._force_close or self.transport is None or self._messages:
+        if self._force_close or self.transport is None or self._messages or self._short:
             return False
         return self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._secure = transport.get_extra_info("sslcontext") is not None
         self._time_the_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -84,11 +101,11 @@ class RestHandler(RequestHandler):
         if not data:  # aiohttp itself, to go on parsing
             super().data_received(data)
             return
-        if self._pending is not None:
+        if self._pending is not None or self._short:
             self._head += data
             self._hold_back()
             return
-        while data and not self._force_close and self._pending is None:
+        while data and not self._force_close and self._pending is None and not self._short:
             if self._body_left is None and self.idle:
                 self._body_left = 0
             if self._body_left is None:
@@ -140,13 +157,74 @@ class RestHandler(RequestHandler):
         if side is not None and side.wants(bytes(self._head[:line_end])):
             self._leave(lambda: self._give_back(side))
             return b""
-        head, rest = bytes(self._head[: end + 4]), bytes(self._head[end + 4 :])
+        if self._goes_short(end + 4):
+            return b""
+        return self._to_aiohttp(end + 4)
+
+    def _to_aiohttp(self, end: int) -> bytes:
+        """Give aiohttp the head that ends there; returns what comes behind it."""
+        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
         self._head.clear()
-        self._body_left = _body_bytes(head)
+        self._body_left = body_bytes_of(head)
         self._late = 0
         super().data_received(head)
         self._payload = self._messages[-1][1] if self._messages else None
         return rest
+
+    # -- the short way ---------------------------------------------------------------------------------
+
+    def _goes_short(self, end: int) -> bool:
+        """Whether the request whose head ends there is taken, or its body awaited, by the short way."""
+        if self._express is None or not self.idle or self._upgraded or self._paused or self._close:
+            return False
+        head = read_head(bytes(self._head[:end]))
+        if head is None:
+            return False
+        whole = end + head.body_bytes
+        if len(self._head) < whole:
+            self._body_due = self._body_due or self._loop.time() + BODY_SECONDS
+            self._timer = self._loop.call_at(self._body_due, self._goes_long, end)
+            return True
+        self._body_due = 0.0
+        body = bytes(self._head[end:whole])
+        held, self._head = self._head, self._head[whole:]
+        self._short = self._request_in_progress = True  # before it is answered, perhaps at once
+        if self._express.take(head, body, self._secure, self._answer):
+            assert self._manager is not None
+            self._manager.requests_count += 1
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            return True
+        self._short = self._request_in_progress = False
+        self._head = held
+        return False
+
+    def _goes_long(self, end: int) -> None:
+        """The body did not come with the head."""
+        self._timer, self._body_due = None, 0.0
+        rest = self._to_aiohttp(end)
+        if rest:
+            self.data_received(rest)
+
+    def _answer(self, head: str, body: bytes) -> None:
+        if self.transport is not None:
+            head = f"{head}Date: {rfc822_formatted_time()}\r\n\r\n"
+            self.transport.write(head.encode("latin-1", "replace") + body)
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._short = self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():  # aiohttp's shutdown
+            self._handler_waiter.set_result(None)
+        if self._head or self._buffer_paused:
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take what came while a request went the short way."""
+        if self._short or self.transport is None:
+            return
+        data, self._head = bytes(self._head), bytearray()
+        if data:
+            self.data_received(data)
+        if self._buffer_paused and not self._short:
+            self._resume_reading_for_buffer()
 
     # -- leaving the connection to somebody else -------------------------------------------------------
 
@@ -223,7 +301,7 @@ class RestHandler(RequestHandler):
             _log.error("http_server_failed", error=type(exc).__name__, exc_info=exc)
             problem = Problem(500, "Error.InternalServerError", "The service failed to handle the request.")
         else:
-            problem = _refusal(status, exc, message or "")
+            problem = refusal_of(status, exc, message or "")
         response = response_of(problem)
         response.force_close()
         return response
@@ -248,6 +326,7 @@ class RestServer(web.Server):
 
     def __init__(self, handler: Any, **settings: Any) -> None:
         super().__init__(handler, request_factory=settings.pop("request_factory"))
+        self.express: Express | None = settings.pop("express", None)
         self._settings = settings
         self._reserve = Reserve()
         self.max_connections = max_plain_sockets()
@@ -284,6 +363,7 @@ class RestRunner(web.AppRunner):
         return RestServer(
             made.request_handler,
             request_factory=made.request_factory,
+            express=self._app.get(EXPRESS),
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
             max_line_size=MAX_HEAD_BYTES,
@@ -311,33 +391,3 @@ class RestSite(web.BaseSite):
         assert server is not None
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._around(server), sock=self._sock, backlog=BACKLOG)
-
-
-def raw_response(problem: Problem, more: str = "") -> bytes:
-    """The bytes of an answer after which the connection ends, for where there is no request."""
-    body = body_of(problem)
-    response = response_of(problem)
-    head = (
-        f"HTTP/1.1 {problem.status} {response.reason}\r\n"
-        + "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
-        + f"{more}Server: {SERVER}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode("latin-1", "replace") + body
-
-
-def _body_bytes(head: bytes) -> int | None:
-    """How many bytes follow a head as its body; None where that is for aiohttp to find out or refuse."""
-    if _ENCODED.search(head):
-        return None
-    lengths = _LENGTH.findall(head)
-    if not lengths:
-        return 0
-    return int(lengths[0]) if len(lengths) == 1 and re.fullmatch(rb"[0-9]{1,15}", lengths[0]) else None
-
-
-def _refusal(status: int, exc: BaseException | None, message: str) -> Problem:
-    if isinstance(exc, LineTooLong):
-        return Problem(431, BAD_REQUEST, "A line of the request is too long.", "Request")
-    if "content-length" in message.lower():
-        return Problem(status, BAD_REQUEST, "Invalid Content-Length header.", "Request")
-    return Problem(status, BAD_REQUEST, "The request is not one of HTTP/1.1.", "Request")

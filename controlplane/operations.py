@@ -19,6 +19,7 @@ VERSION_ALIASES = {
     "2022-10-01-preview": "2022-11-01",
 }
 SUPPORTED_VERSIONS_HEADER = "api-supported-versions"
+SUPPORTED_VERSIONS_VALUE = ", ".join(SUPPORTED_VERSIONS)
 
 Kind = Literal["string", "strings", "int32", "clientType", "continuationToken"]
 

@@ -1,6 +1,6 @@
 """What the REST handlers need from the cluster: the port, without a bus in sight.
 
-Implemented over NATS by `controlplane.cluster.Cluster`. All methods are coroutines that finish within
+Implemented over NATS by `controlplane.cluster.Cluster`. Nearly all methods are coroutines that finish within
 `deadline_seconds` of the implementation, or raise `Unavailable` (nothing was accepted, the caller may
 repeat) - they never hang. Cancelling one leaves no task behind; what had been sent may still happen.
 Names are already validated and decoded by the caller; hubs are lower case.
@@ -8,9 +8,10 @@ Names are already validated and decoded by the caller; hubs are lower case.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from hubwire.model.errors import HubwireError
 from hubwire.model.message import Message
 
 
@@ -49,6 +50,18 @@ class ClusterPort(Protocol):
     ) -> None:
         """Accept a message for all connections addressed now. Returns once its order is fixed: two
         publishes to one group, the second begun after the first returned, arrive in that order."""
+
+    def submit(
+        self,
+        hub: str,
+        target: Target,
+        message: Message,
+        answered: Callable[[HubwireError | None], None],
+        seconds: float,
+    ) -> None:
+        """`publish` to a hub, group or user without a task: `answered` is called once, with None where
+        `publish` would return and with the error that it would raise, at the latest after `seconds`.
+        Raises HubwireError, and does nothing, when it cannot be taken."""
 
     async def close(
         self, hub: str, target: Target, *, excluded: Sequence[str] = (), reason: str | None = None

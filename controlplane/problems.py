@@ -168,3 +168,11 @@ def response_of(problem: Problem) -> web.Response:
         headers[ERROR_CODE_HEADER] = problem.code
     headers["Content-Length"] = str(len(body))
     return web.Response(status=problem.status, body=body, headers=headers)
+
+
+def head_of(problem: Problem) -> str:
+    """The head of the answer on the wire, but its end: for where aiohttp does not write it."""
+    response = response_of(problem)
+    return f"HTTP/1.1 {problem.status} {response.reason}\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in response.headers.items()
+    )

@@ -14,7 +14,7 @@ import msgspec
 from controlplane.ports import GrantResult, GroupMember, PermissionName, Target
 from hubwire.bus.settings_records import new_access_key, new_access_keys
 from hubwire.model.cluster_settings import ClusterSettings, overlaid
-from hubwire.model.errors import InvalidRequest, Unavailable
+from hubwire.model.errors import HubwireError, InvalidRequest, Unavailable
 from hubwire.model.filters import parse_filter
 from hubwire.model.message import Message
 from hubwire.model.settings import AccessKeys, HubLimits, HubSettings
@@ -43,6 +43,7 @@ class MemoryCluster:
         self.hubs: dict[str, dict[str, MemoryConnection]] = {}
         self.away = False
         self.calls = 0
+        self.submitted = 0
 
     def connect(
         self, hub: str, connection_id: str, user_id: str | None = None, *groups: str
@@ -87,6 +88,20 @@ class MemoryCluster:
         for connection in self._addressed(hub, target, excluded, filter):
             connection.received.append(message)
             connection.ttls.append(ttl_seconds)
+
+    def submit(
+        self,
+        hub: str,
+        target: Target,
+        message: Message,
+        answered: Callable[[HubwireError | None], None],
+        seconds: float,
+    ) -> None:
+        self.submitted += 1
+        for connection in self._addressed(hub, target):
+            connection.received.append(message)
+            connection.ttls.append(0)
+        answered(None)
 
     async def close(
         self, hub: str, target: Target, *, excluded: Sequence[str] = (), reason: str | None = None
