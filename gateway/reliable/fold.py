@@ -14,11 +14,11 @@ from gateway.hub import LocalHubs
 from gateway.reliable.heard import Heard, Unheard
 from gateway.reliable.messages import Logged, Place, decode, spared
 from gateway.reliable.seen import PUBLISHES_SECONDS, Publish, Publishes, Seen, Verdict
-from gateway.reliable.state import SessionState, pack_state, unpack_state
+from gateway.reliable.state import Base, SessionState, pack_state, unpack_state
 from hubwire.bus import inbox_entries as kinds
 from hubwire.bus.envelopes import Body
 from hubwire.bus.inbox_entries import unpack_batch
-from hubwire.bus.keys import partition_of
+from hubwire.bus.keys import group_key, partition_of
 from hubwire.model.errors import InvalidRequest
 
 FAULTS: Final = (InvalidRequest, ValueError, TypeError, LookupError)
@@ -104,17 +104,22 @@ class InboxFold:
 
         `floors` has, for each partition of the session's keys, the epoch that the ownership table named after
         the keys were registered and before the mark was written: what owners of before have confirmed stands
-        here, and what they have not will be stamped once more.
+        here, and what they have not will be stamped once more. What was had of groups that were left goes
+        along: sent again, it must not come again when the session has joined them once more.
         """
-        own = session.base if session.base is not None and self.seen.now <= session.base.until else None
-        base: list[list[Any]] = []
-        for partition in {partition_of(key) for key in self.sessions.keys_of(session)}:
+        now = self.seen.now
+        own = session.base if session.base is not None and now <= session.base.until else None
+        current = {partition_of(key) for key in self.sessions.keys_of(session)}
+        recent = now - PUBLISHES_SECONDS
+        left = {p for p, when in (session.left or {}).items() if when >= recent} - current
+        base = Base({}, 0.0, left)
+        for partition in current | left:
             found = None if own is None else own.partitions.get(partition)
             if found is None:
                 found = self.seen.partitions.get(partition)
             copy = Publishes() if found is None else Publishes.restored(found.pack())
             copy.raise_to(floors.get(partition, 0))
-            base.append([partition, copy.pack()])
+            base.partitions[partition] = copy
         return pack_state(session, generation=generation, base=base)
 
     # -- the log -----------------------------------------------------------------------------------
@@ -209,7 +214,8 @@ class InboxFold:
                 if now > base.until:
                     session.base = None
                 elif (own := base.partitions.get(partition)) is not None:
-                    if own.judge(publish, now) is Verdict.FRESH:
+                    fresh = own.judge(publish, now) is Verdict.FRESH
+                    if fresh and (verdict is Verdict.FRESH or partition not in base.left):
                         found.append(session)
                     continue
             if verdict is Verdict.FRESH:
@@ -248,8 +254,11 @@ class InboxFold:
             self.sessions.join(session, group)
 
     def _left(self, session_id: str, group: str) -> None:
-        if (session := self.get(session_id)) is not None:
+        if (session := self.get(session_id)) is not None and group in session.groups:
             self.sessions.leave(session, group)
+            if session.left is None:
+                session.left = {}
+            session.left[partition_of(group_key(session.hub, group))] = self.seen.now
 
     def _permission(self, session_id: str, granted: bool, permission: Any, group: str | None) -> None:
         if (session := self.get(session_id)) is not None:

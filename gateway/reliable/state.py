@@ -13,19 +13,24 @@ from gateway.reliable.seen import Publishes
 from hubwire.bus.envelopes import pack
 from hubwire.model.permissions import PermissionSet
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 
 class Base:
     """What a session that came from another inbox has had, per partition of its keys: its own memory, since
     what this inbox has had says nothing of it. It counts until the time `until`, when nobody repeats any more
-    what was under way while it moved."""
+    what was under way while it moved.
 
-    __slots__ = ("partitions", "until")
+    `left` are those partitions of which it had left the groups by then. What the inbox has had of them was
+    not for it; so when it has joined one again, a message must be fresh for both.
+    """
 
-    def __init__(self, partitions: dict[int, Publishes], until: float) -> None:
+    __slots__ = ("left", "partitions", "until")
+
+    def __init__(self, partitions: dict[int, Publishes], until: float, left: set[int]) -> None:
         self.partitions = partitions
         self.until = until
+        self.left = left
 
 
 class SessionState:
@@ -33,8 +38,9 @@ class SessionState:
 
     `groups` and `permissions` are live: the fold changes them in place. `source` and `window` are opaque:
     what event handlers know of it, and the runs of executed ack ids. The ids of `unacked` are those from
-    `acked` + 1 to `last_id`. `since`: its log begins behind that sequence number. Whoever holds it may call
-    `ack` before the entry of it is folded, nothing else.
+    `acked` + 1 to `last_id`. `since`: its log begins behind that sequence number. `left`: the partitions of
+    groups that it has left, and when it left one last. Whoever holds it may call `ack` before the entry of it
+    is folded, nothing else.
     """
 
     __slots__ = (
@@ -45,6 +51,7 @@ class SessionState:
         "hub",
         "id",
         "last_id",
+        "left",
         "permissions",
         "since",
         "source",
@@ -81,6 +88,7 @@ class SessionState:
         self.unacked: deque[Logged] = deque()
         self.unacked_bytes = 0
         self.base: Base | None = None
+        self.left: dict[int, float] | None = None
         self.since = 0
 
     def ack(self, sequence_id: int) -> None:
@@ -100,11 +108,13 @@ def pack_state(
     session: SessionState,
     *,
     generation: int | None = None,
-    base: list[list[Any]] | None = None,
+    base: Base | None = None,
     inline: bool = True,
 ) -> bytes:
-    """The state, for `unpack_state`: with its messages in it, or else with their places only."""
-    own = session.base
+    """The state, for `unpack_state`: with its messages in it, or else with their places only; with its own
+    base or another one."""
+    if base is None:
+        base = session.base
     return pack(
         [
             STATE_VERSION,
@@ -120,15 +130,13 @@ def pack_state(
             session.last_id,
             session.acked,
             session.since,
-            base if own is None or base is not None else pack_base(own),
-            0.0 if own is None or base is not None else own.until,
+            [[p, seen.pack()] for p, seen in base.partitions.items()] if base is not None else None,
+            base.until if base is not None else 0.0,
+            list(base.left) if base is not None else [],
+            [*map(list, session.left.items())] if session.left else [],
             [[m.key, m.body, m.size, m.expires] if inline else list(m.place) for m in session.unacked],
         ]
     )
-
-
-def pack_base(base: Base) -> list[list[Any]]:
-    return [[partition, seen.pack()] for partition, seen in base.partitions.items()]
 
 
 Find = Callable[[int, list[Any]], Logged]
@@ -141,7 +149,7 @@ def unpack_state(blob: bytes, find: Find) -> SessionState:
     version, id, hub, user_id, subprotocol, generation, groups, permissions, source, *rest = packed
     if version != STATE_VERSION:
         raise ValueError(f"Not a session's state of version {STATE_VERSION}.")
-    window, last_id, acked, since, base, until, unacked = rest
+    window, last_id, acked, since, base, until, base_left, left, unacked = rest
     session = SessionState(
         id,
         hub,
@@ -157,7 +165,10 @@ def unpack_state(blob: bytes, find: Find) -> SessionState:
     session.acked = acked
     session.since = since
     if base is not None:
-        session.base = Base({partition: Publishes.restored(seen) for partition, seen in base}, until)
+        partitions = {partition: Publishes.restored(seen) for partition, seen in base}
+        session.base = Base(partitions, until, set(base_left))
+    if left:
+        session.left = dict(left)
     session.unacked.extend(find(at, one) for at, one in enumerate(unacked))
     if len(unacked) != last_id - acked:
         raise ValueError("What is not acknowledged does not fit the ids.")

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from hubwire.bus.client import BusClient
-from hubwire.bus.jetstream import StreamFull, StreamMissing, api, call
+from hubwire.bus.jetstream import ASK_SECONDS, StreamFull, StreamMissing, api, call
 from hubwire.bus.subjects import INBOX_STREAM_PREFIX, INBOX_SUBJECTS, inbox_stream, inbox_subject
 from hubwire.model.errors import Unavailable
 
@@ -55,9 +55,9 @@ def _info_of(content: dict[str, Any]) -> InboxInfo:
         raise Unavailable(f"JetStream's answer cannot be read: {error!r}") from error
 
 
-async def inbox_info(bus: BusClient, gateway: str) -> InboxInfo:
+async def inbox_info(bus: BusClient, gateway: str, timeout: float = ASK_SECONDS) -> InboxInfo:
     """What the leader of a gateway's inbox says of it. Raises StreamMissing and Unavailable."""
-    return _info_of(await call(bus, "INFO", inbox_stream(gateway), {}))
+    return _info_of(await call(bus, "INFO", inbox_stream(gateway), {}, timeout))
 
 
 async def inbox_is_gone(bus: BusClient, gateway: str) -> bool:

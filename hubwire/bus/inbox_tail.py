@@ -34,6 +34,10 @@ exception of it ends the tail as `lost`: what was folded is not known any more."
 HEARTBEAT_SECONDS: Final = 1.0
 SILENT_HEARTBEATS: Final = 3
 MAKE_SECONDS: Final = 3.0
+LOOK_SECONDS: Final = 0.5
+MAX_LOOK_SECONDS: Final = 4.0
+"""How long the stream's answer is waited for before it is asked anew, longer each time: a leader that is just
+elected has not heard what was asked before."""
 RETRY_SECONDS: Final = 0.05
 MAX_RETRY_SECONDS: Final = 1.0
 LOOKS: Final = 3
@@ -78,6 +82,7 @@ class InboxTail:
         self._last_time_ns = 0
         self._heard = 0.0
         self._short = 0
+        self._patience = LOOK_SECONDS
         self._created = ""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -177,7 +182,7 @@ class InboxTail:
             try:
                 if not self._subject and self._bus.connected:
                     await self._make()
-                    pause = RETRY_SECONDS
+                    pause, self._patience = RETRY_SECONDS, LOOK_SECONDS
             except _Lost as error:
                 self._end(str(error))
                 break
@@ -186,6 +191,7 @@ class InboxTail:
                     log.exception("inbox_consumer_failed", gateway=self._gateway)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_RETRY_SECONDS)
+                self._patience = min(self._patience * 2, MAX_LOOK_SECONDS)
                 continue
             try:
                 async with asyncio.timeout(self._heartbeat):
@@ -236,7 +242,7 @@ class InboxTail:
     async def _look(self) -> int:
         """Whether it is still the same log, and what comes next still there: its first number."""
         try:
-            info = await inbox_info(self._bus, self._gateway)
+            info = await inbox_info(self._bus, self._gateway, self._patience)
         except StreamMissing:
             self._short += 1
             if self._short < LOOKS:

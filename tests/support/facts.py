@@ -7,7 +7,16 @@ from collections import defaultdict
 from functools import cached_property
 from typing import NamedTuple
 
-from support.history import DUPLICATE, OK, History, Request, Session, Span, possible_memberships
+from support.history import (
+    DUPLICATE,
+    OK,
+    History,
+    Request,
+    Session,
+    Span,
+    certain_memberships,
+    possible_memberships,
+)
 
 
 class Published(NamedTuple):
@@ -51,6 +60,10 @@ class Facts:
             if any(change.meets(one.request.span) for change in self.history.owner_changes)
         }
 
+    def has_its_place(self, session: Session, text: str) -> bool:
+        """Whether a text stands for this session where it does for all."""
+        return text not in self.unordered and not self.done_again(session, text)
+
     def failed_unheard(self, one: Published, later: Published) -> bool:
         """Whether `one` may have failed after ten seconds without its publisher hearing of it, which sent it
         again: then it comes where that puts it, behind what was sent after its first sending. What had been
@@ -62,6 +75,28 @@ class Facts:
         duplicates = sum(outcome == DUPLICATE for _, outcome in request.answers)
         failed_at = request.sent[0] + self.limits.publish_seconds
         return len(request.sent) - duplicates > 1 and min(times) >= failed_at
+
+    def may_come_late(self, session: Session, one: Published, at: float) -> bool:
+        """Whether this session may get a publish by then that was acked before it joined: an owner of before
+        still writes it to an inbox that took nothing, or another one was sent it again. Who was a member then
+        has it already."""
+        way = Span(one.request.sent[0], at)
+        group = one.request.group
+        return (
+            any(change.meets(way) for change in self.history.owner_changes)
+            and not any(span.covers(way) for span in certain_memberships(session, group))
+            and any(span.meets(way) for span in self.possible[session].get(group, ()))
+        )
+
+    def done_again(self, session: Session, text: str) -> bool:
+        """Whether a publish may have come to this session behind later ones: sent again to another owner,
+        which does not know it, it is done once more, for those that were no members when it was done first.
+        """
+        one = self.published.get(text)
+        if one is None or len(one.request.sent) < 2:
+            return False
+        at = next(frame.at for frame in session.frames if frame.text == text)
+        return self.may_come_late(session, one, at)
 
     def detached_since(self, session: Session) -> float:
         """Since when, at the earliest, the service may have seen the last socket as lost."""

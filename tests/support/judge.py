@@ -101,17 +101,17 @@ def _deliveries(facts: Facts) -> Found:
                 )
             if not known:
                 seen[frame.text] = frame.sequence_id
-                yield from _one_delivery(facts, session, one)
+                yield from _one_delivery(facts, session, one, frame.at)
             newer = session.sockets[frame.socket + 1 :]
             if newer and newer[0].opened_at < one.request.sent[0]:
                 yield Violation("fenced", f"{where} got {frame.text} on socket {frame.socket}")
         yield from _numbers(session)
 
 
-def _one_delivery(facts: Facts, session: Session, one: Published) -> Found:
+def _one_delivery(facts: Facts, session: Session, one: Published, at: float) -> Found:
     request = one.request
     spans = facts.possible[session].get(request.group, ())
-    if not any(span.meets(request.span) for span in spans):
+    if not any(span.meets(request.span) for span in spans) and not facts.may_come_late(session, one, at):
         yield Violation("stranger", f"{session.connection_id} got {request.text} of {request.group}")
     if request.no_echo and one.publisher is session:
         yield Violation("echo", f"{session.connection_id} got its own {request.text}")
@@ -144,7 +144,7 @@ def _order(facts: Facts) -> Found:
         sequences = {
             session: texts
             for session, received in facts.received.items()
-            if (texts := [t for t in received.get(group, ()) if t not in facts.unordered])
+            if (texts := [t for t in received.get(group, ()) if facts.has_its_place(session, t)])
         }
         after: dict[str, set[str]] = defaultdict(set)
         for texts in sequences.values():
@@ -181,7 +181,7 @@ def _publisher_order(facts: Facts) -> Found:
                 before = last.get(one.publisher)
                 if before is None or before.number <= one.number:
                     last[one.publisher] = one
-                elif not facts.failed_unheard(one, before):
+                elif not facts.failed_unheard(one, before) and not facts.done_again(session, text):
                     facts_ = f"{session.connection_id} got {text} after {before.request.text} in {group}"
                     yield Violation("publisher_order", facts_)
 

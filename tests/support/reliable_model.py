@@ -85,9 +85,13 @@ def state(fold: InboxFold) -> dict[str, Any]:
             session.acked,
             [(m.key, m.body, m.size, m.expires) for m in session.unacked],
             session.unacked_bytes,
+            session.left,
             None
             if session.base is None or session.base.until < fold.seen.now
-            else sorted((p, seen.pack()) for p, seen in session.base.partitions.items()),
+            else (
+                sorted((p, seen.pack()) for p, seen in session.base.partitions.items()),
+                session.base.left,
+            ),
         )
         for session in fold.sessions
     } | {

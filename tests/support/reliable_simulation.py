@@ -45,7 +45,7 @@ from hubwire.bus.dispatcher import Dispatcher
 from hubwire.bus.envelopes import unpack
 from hubwire.bus.keys import is_reliable, reliable_key
 from hubwire.bus.owners import OwnersTable, OwnersView
-from hubwire.bus.subjects import INBOX_STREAM_PREFIX
+from hubwire.bus.subjects import INBOX_STREAM_PREFIX, inbox_stream
 from hubwire.model.errors import HubwireError, NotFound
 from hubwire.model.names import new_connection_id
 from hubwire.model.permissions import PermissionSet
@@ -408,6 +408,9 @@ class ReliableWorld(World):
             assert set(holder.sessions) == set(states), (node.name, set(holder.sessions) ^ set(states))
             assert not holder.coming, holder.coming
             assert not fold or not fold.pins
+            stored = self.nats.streams.streams.get(inbox_stream(node.name))
+            if fold is not None and stored is not None:
+                assert fold.position == stored.last, f"{node.name} has not read all that is stored"
             held.update([*holder.sessions])
             needed: Counter[str] = Counter()
             for state in states.values():

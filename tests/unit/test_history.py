@@ -342,6 +342,39 @@ def test_that_exception_is_for_nothing_else(scene: Scene) -> None:
     assert judge(scene.history).broken == {"lost", "order", "publisher_order"}
 
 
+def _late_for_a_newcomer(scene: Scene) -> Session:
+    """A member of group b since what was published there was acked; gets it, behind something later."""
+    newcomer = scene.connect("newcomer")
+    scene.join(newcomer, "b")
+    later = scene.publish(scene.publisher, "b")
+    newcomer.frames[:] = [
+        Frame(scene.tick(), 0, number, "b", one.text)
+        for number, one in enumerate((later, scene.other_group), 1)
+    ]
+    return newcomer
+
+
+def test_what_was_sent_again_to_another_owner_may_come_late_to_those_who_have_joined(scene: Scene) -> None:
+    newcomer = _late_for_a_newcomer(scene)
+    assert judge(scene.history).broken == {"stranger", "order", "publisher_order"}
+    scene.history.owner_changes.append(Span(newcomer.begin, newcomer.begin))
+    assert judge(scene.history).broken == {"order", "publisher_order"}, "it was sent once"
+    scene.other_group.sent.append(scene.other_group.sent[0])
+    assert not judge(scene.history).violations
+
+
+def test_that_exception_is_for_newcomers_only(scene: Scene) -> None:
+    swap(scene.publisher, scene.after[0], scene.after[1])
+    moment = scene.after[1].answered + 0.5
+    scene.history.owner_changes.append(Span(moment, moment))
+    scene.after[0].sent.append(moment)
+    assert "publisher_order" in judge(scene.history).broken
+    newcomer = scene.connect("newcomer")
+    newcomer.frames.append(Frame(scene.tick(), 0, 1, "b", scene.other_group.text))
+    scene.history.owner_changes.append(Span(newcomer.begin, newcomer.begin))
+    assert "stranger" in judge(scene.history).broken, "it never joined"
+
+
 def _sent_again(scene: Scene, seconds: float) -> Request:
     """A publish that was sent so long before already, and that others overtook."""
     _publisher_order(scene)

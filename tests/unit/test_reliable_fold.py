@@ -64,6 +64,69 @@ def test_what_the_new_inbox_had_before_says_nothing_of_a_session_that_came() -> 
     assert texts(other) == ["5"]
 
 
+def rejoined() -> tuple[Inbox, SessionState]:
+    """A session that had 5 in another inbox, left the group there, and has joined it again where it has come
+    to, beside somebody who was a member there all the time."""
+    old, new = Inbox("old"), Inbox("new")
+    old.write("old", [opened("s")], 1.0)
+    new.write("new", [opened("other")], 1.0)
+    new.tail()
+    old.write("owner 1", [message(1, 1, 5)], 1.0)
+    old.write("old", [entries.left_entry("s", "g")], 1.0)
+    session = move(old, new, "s", 1, {})
+    assert texts(session) == ["5"]
+    new.write("new", [entries.joined_entry("s", "g")], 2.0)
+    return new, session
+
+
+def test_what_was_had_of_a_group_before_leaving_it_does_not_come_once_more_elsewhere() -> None:
+    """It is stored in the new inbox behind all that, for the other member."""
+    new, session = rejoined()
+    new.write("owner 1", [message(1, 1, 5), message(1, 2, 6)], 3.0)
+    new.tail()
+    assert texts(session) == ["5", "6"]
+    other = new.fold.get("other")
+    assert other is not None
+    assert texts(other) == ["5", "6"]
+
+
+def test_nor_when_another_owner_is_sent_it_again() -> None:
+    new, session = rejoined()
+    new.write("owner 2", [message(2, 1, 5), message(2, 2, 6)], 3.0)
+    new.tail()
+    assert texts(session) == ["5", "6"]
+
+
+def test_what_came_between_leaving_and_joining_again_does_not_come_late() -> None:
+    old, new = Inbox("old"), Inbox("new")
+    old.write("old", [opened("s")], 1.0)
+    new.write("new", [opened("other")], 1.0)
+    old.write("old", [entries.left_entry("s", "g")], 1.0)
+    new.tail()
+    session = move(old, new, "s", 1, {})
+    new.write("owner 1", [message(1, 1, 5)], 2.0)
+    new.write("new", [entries.joined_entry("s", "g")], 2.0)
+    new.write("owner 2", [message(2, 1, 5), message(2, 2, 6)], 3.0)
+    new.tail()
+    assert texts(session) == ["6"]
+    reader = new.reader()
+    assert reader.fold is not None
+    assert state(reader.fold) == state(new.fold)
+
+
+def test_what_was_had_before_leaving_is_carried_on_over_gateways_where_it_was_no_member() -> None:
+    old, between, new = Inbox("old"), Inbox("between"), Inbox("new")
+    old.write("old", [opened("s")], 1.0)
+    old.write("owner 1", [message(1, 1, 5)], 1.0)
+    old.write("old", [entries.left_entry("s", "g")], 1.0)
+    move(old, between, "s", 0, {})
+    session = move(between, new, "s", 0, {})
+    new.write("new", [entries.joined_entry("s", "g")], 2.0)
+    new.write("owner 2", [message(2, 1, 5)], 3.0)
+    new.tail()
+    assert texts(session) == ["5"]
+
+
 def test_a_direct_message_that_is_stored_twice_counts_once() -> None:
     inbox = Inbox("here")
     inbox.write("here", [opened("s")], 1.0)
