@@ -55,7 +55,7 @@ $(KINDS): ## one kind of tests
 # commit with the version before this one, chart and image of which are installed first.
 LOAD ?= kind load docker-image
 INSIDE ?=
-PREVIOUS ?= 632a907
+PREVIOUS ?= 2f85f55
 .PHONY: kube-test
 kube-test: $(VENV)/test.stamp js-deps ## the chart in a real cluster, under load (IMAGE, LOAD, INSIDE; docs/kubernetes.md)
 	rm -rf build/previous && mkdir -p build/previous && git archive $(PREVIOUS) | tar -x -C build/previous
