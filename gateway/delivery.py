@@ -14,7 +14,8 @@ from gateway.protocol.codec import Codec
 from gateway.tally import KIND_OF_KEY, HubTally
 from hubwire.bus.envelopes import Body, unpack_body
 from hubwire.bus.keys import PARTITIONS, split_key
-from hubwire.model.filters import Filter, InvalidFilter, compile_filter
+from hubwire.model.filters import InvalidFilter, compile_filter
+from hubwire.model.message import Message
 from hubwire.model.publish_ids import PublishIds
 from hubwire.runtime.meters import PerHub
 from hubwire.runtime.traces import OFF, Traces
@@ -108,37 +109,24 @@ class Delivery:
         """Send to these connections of a hub, except those that the body spares; `kind` is what they were
         addressed by. Returns how many got it."""
         message, excluded, filter_text, ttl_seconds, accepted, trace = content
-        test: Filter | None = None
+        if excluded is not None:
+            members = [one for one in members if one.id not in excluded]
         if filter_text:
             try:
                 test = compile_filter(filter_text)
             except InvalidFilter as error:
                 log.error("envelope_filter_refused", error=str(error))
                 return 0
+            members = [
+                one
+                for one in members
+                if test.matches(one.id, one.user_id, one.groups, one.codec.name or None)
+            ]
         deadline = 0.0
         if ttl_seconds:
             deadline = self._now() + ttl_seconds
             members = tuple(members)  # one that is too slow is closed, and leaves the table, on the way
-        frames: dict[Codec, bytes] = {}
-        count = size = 0
-        for connection in members:
-            if excluded is not None and connection.id in excluded:
-                continue
-            if test is not None and not test.matches(
-                connection.id, connection.user_id, connection.groups, connection.codec.name or None
-            ):
-                continue
-            codec = connection.codec
-            data = frames.get(codec)
-            if data is None:
-                opcode = BINARY if codec.is_binary(message) else TEXT
-                data = frames[codec] = frame(opcode, codec.message(message))
-            if deadline:
-                connection.send_until(data, deadline)
-            else:
-                connection.send(data)
-            count += 1
-            size += len(data)
+        count, size = _send(message, members, deadline)
         self.delivered += count
         self._count(hub, kind, count, size, accepted)
         if trace:
@@ -154,3 +142,34 @@ class Delivery:
         sent.bytes += size
         if accepted and self._soon is not None:
             self._soon(tally.delivered, accepted)
+
+
+def _send(message: Message, members: Iterable[Connection], deadline: float) -> tuple[int, int]:
+    """One frame to each, encoded once per subprotocol. Returns how many, and how many bytes."""
+    frames: dict[Codec, bytes] = {}
+    codec: Codec | None = None
+    data = b""
+    count = size = length = 0
+    add: Callable[[Connection], None] | None = None
+    for connection in members:
+        if connection.codec is not codec:
+            codec = connection.codec
+            known = frames.get(codec)
+            if known is None:
+                known = frame(BINARY if codec.is_binary(message) else TEXT, codec.message(message))
+                frames[codec] = known
+            data = known
+            length = len(data)
+        count += 1
+        size += length
+        if connection.direct >= 0 and connection.turn is None:
+            # `connection.send(data)`, without calls of ours for each of them.
+            connection.turn = data
+            if add is None:
+                add = connection.flusher.adder()
+            add(connection)
+        elif deadline:
+            connection.send_until(data, deadline)
+        else:
+            connection.send(data)
+    return count, size

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -22,7 +21,7 @@ from gateway.bounds import Bounds
 from gateway.flusher import Flusher
 from gateway.frames import CLOSE, PONG, close_frame, frame
 from hubwire.model.limits import OUTBOX_MESSAGE_BYTES
-from hubwire.runtime.tls_transport import writer_of
+from hubwire.runtime.tls_transport import direct_descriptor
 
 log = structlog.get_logger(__name__)
 
@@ -58,26 +57,26 @@ class WebSocketPeer(WSListener):
         "_fragment_opcode",
         "_fragments",
         "_outbox",
-        "_put",
-        "_sink",
         "_transport",
-        "_turn",
         "bounds",
         "closing",
+        "direct",
         "finished",
         "over",
         "peer_closing",
         "ping_slot",
         "silent",
+        "turn",
     )
 
     def __init__(self, flusher: Flusher, bounds: Bounds) -> None:
         self._flusher = flusher
         self.bounds = bounds
         self._transport: asyncio.Transport | None = None
-        self._put: Callable[[Any, bytes], int]  # how, and to what, bytes are written at once
-        self._sink: Any
-        self._turn: list[bytes] | None = None
+        # The gateway.flusher's: what is to be written at the end of this turn, and the descriptor to write it
+        # to, past the transport, while the connection is open and nothing waits; -1 otherwise.
+        self.turn: bytes | list[bytes] | None = None
+        self.direct = -1
         self._outbox: _Outbox | None = None
         self._fragments: bytearray | None = None
         self._fragment_opcode = 0
@@ -122,10 +121,12 @@ class WebSocketPeer(WSListener):
         the connection yet, and once it closes."""
         if self.closing or self._transport is None:
             return
-        turn = self._turn
+        turn = self.turn
         if turn is None:
-            self._turn = [data]
+            self.turn = data
             self._flusher.add(self)
+        elif isinstance(turn, bytes):
+            self.turn = [turn, data]
         else:
             turn.append(data)
 
@@ -142,42 +143,29 @@ class WebSocketPeer(WSListener):
 
     def flush(self) -> None:
         """Write what this turn gathered, in one write."""
-        turn, self._turn = self._turn, None
+        turn, self.turn = self.turn, None
         if turn is None or self._transport is None or self.finished:
             return
+        frames = [turn] if isinstance(turn, bytes) else turn
         if self._outbox is not None:
-            for data in turn:
+            for data in frames:
                 self._queue(data, 0.0)
-            return
-        data = turn[0] if len(turn) == 1 else b"".join(turn)
-        self._write(data)
+        else:
+            self.write(b"".join(frames))
 
-    def _write(self, data: bytes) -> None:
-        """To the kernel directly while nothing waits; what it does not take makes the outbox begin."""
+    def write(self, data: bytes) -> None:
+        """To the kernel while nothing waits; what it does not take makes the outbox begin."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if transport.get_write_buffer_size() == 0:
-            try:
-                written = self._put(self._sink, data)
-            except BlockingIOError:
-                written = 0
-            except OSError:
-                transport.abort()
-                return
-            if written == len(data):
-                return
-            data = data[written:]
-        if self._outbox is None:
-            self._outbox = _Outbox()
         # The limit of the transport's buffer is zero, so resume_writing comes when the kernel has taken
         # all of this.
         transport.write(data)
-        if transport.get_write_buffer_size() == 0:
-            if not self._outbox.frames:
-                self._outbox = None
-        elif len(data) > self.bounds.outbox_bytes:
-            self.too_slow()
+        if waiting := transport.get_write_buffer_size():
+            self.direct = -1
+            self._outbox = self._outbox or _Outbox()
+            if waiting > self.bounds.outbox_bytes:
+                self.too_slow()
 
     def _queue(self, data: bytes, deadline: float) -> None:
         outbox = self._outbox
@@ -204,9 +192,11 @@ class WebSocketPeer(WSListener):
             if not outbox.frames:
                 self._outbox = None
             if chunk:
-                self._write(b"".join(chunk))
+                self.write(b"".join(chunk))
                 if self._transport.get_write_buffer_size():
                     return  # resume_writing comes again
+        if self._transport is not None and not self.closing:
+            self.direct = direct_descriptor(self._transport)
 
     def too_slow(self) -> None:
         """The outbox is over its bound (client-protocols.md 8.2): 1008 if it still gets through, then cut."""
@@ -250,6 +240,7 @@ class WebSocketPeer(WSListener):
             self.send(last)
         self.send(close_frame(code, reason))
         self.closing = True
+        self.direct = -1
         self._end(category, told)
         self.resume_reading()  # for the peer's close frame; all else is ignored from now on
         self._close_within(seconds)
@@ -261,11 +252,19 @@ class WebSocketPeer(WSListener):
     def abort(self) -> None:
         """Cut the connection without a close frame. Idempotent."""
         self.closing = True
-        self._turn = None
+        self.direct = -1
+        self.turn = None
         self._outbox = None
         if self._transport is not None:
             self._transport.abort()
         self._end("Normal")
+
+    def broken(self) -> None:
+        """The kernel refused a write: `lost` follows, as after a read that fails."""
+        self.turn = None
+        self.direct = -1
+        if self._transport is not None:
+            self._transport.abort()
 
     def cut(self, category: str, reason: str | None = None) -> None:
         """`abort`, with the reason for the books."""
@@ -282,14 +281,16 @@ class WebSocketPeer(WSListener):
     def connected(self, transport: asyncio.Transport) -> None:
         """The 101 is written; frames may follow it."""
         self._transport = transport
-        self._put, self._sink = writer_of(transport)
+        if transport.get_write_buffer_size() == 0:
+            self.direct = direct_descriptor(transport)
         self.opened()
 
     def lost(self) -> None:
         """The socket is gone."""
         self.finished = True
         self.closing = True
-        self._turn = None
+        self.direct = -1
+        self.turn = None
         self._outbox = None
         self._fragments = None
         if self._closer is not None:
@@ -392,6 +393,7 @@ class WebSocketPeer(WSListener):
                 self.send(frame(CLOSE, payload))
         self.flush()
         self.closing = True
+        self.direct = -1
         self._end("Normal", payload[2:].decode("utf-8", "replace") or None)
         if self._transport is not None:
             self._transport.close()

@@ -15,7 +15,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from hubwire.runtime.linger import MAX_FORGOTTEN_BYTES, say_last
 
@@ -362,15 +362,9 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             cast(asyncio.Protocol, self._above).resume_writing()
 
 
-class Writer(NamedTuple):
-    """How bytes are written at once to a transport to which nothing waits: `put(sink, data)`. Returns how
-    many were taken, raises OSError. Chosen once a connection, so that plain ones pay nothing for TLS."""
-
-    put: Callable[[Any, bytes], int]
-    sink: Any
-
-
-def writer_of(transport: asyncio.Transport) -> Writer:
+def direct_descriptor(transport: asyncio.Transport) -> int:
+    """What may be written to past the transport while nothing waits in it; -1 for TLS, where nothing may be.
+    Asked once a connection, so that plain ones pay nothing for TLS."""
     if isinstance(transport, TlsTransport):
-        return Writer(TlsTransport.put, transport)
-    return Writer(os.write, transport.get_extra_info("socket").fileno())
+        return -1
+    return int(transport.get_extra_info("socket").fileno())

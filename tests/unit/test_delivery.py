@@ -19,6 +19,8 @@ NOW = 1000.0
 
 
 class Client:
+    direct = -1  # something waits, so that it is sent to by `send`; sockets are in test_transport.py
+
     def __init__(self, name, *, groups=("g",), user=None, codec=JSON_V1, hub="chat"):
         self.id = name
         self.hub = hub

@@ -13,9 +13,15 @@ from support.link import Executor, both_loops, linked, new_connection, run, tcp_
 from support.stack import CLOSE, PING, TEXT, masked, until
 
 from gateway import transport as module
+from gateway.delivery import Delivery
 from gateway.flusher import Flusher
 from gateway.frames import BINARY, frame
+from gateway.hub import LocalHubs
+from gateway.protocol.json_v1 import JSON_V1
 from gateway.upgrade import PARSER_BYTES, Wire, hand_over
+from hubwire.bus.envelopes import pack_body
+from hubwire.bus.keys import hub_key
+from hubwire.model.message import DataType, Message
 
 pytestmark = both_loops
 
@@ -232,10 +238,60 @@ def test_a_socket_that_breaks_while_it_is_written_to_silences_nobody_else(loop):
                 broken.send(frame(BINARY, b"x"))
                 other.send(frame(BINARY, bytes((number,))))
                 if number == 40:
-                    broken._sink = None  # os.write raises TypeError: a bug, not a broken pipe
+                    broken.direct = None  # os.write raises TypeError: a bug, not a broken pipe
                 await asyncio.sleep(0.001 if number < 40 else 0)
             assert await heard(raw, 50) == [bytes((number,)) for number in range(50)]
             assert broken.over
+
+    run(loop, test())
+
+
+def test_a_message_to_all_reaches_every_open_connection_in_its_place_and_no_other(loop):
+    async def test():
+        flusher = Flusher(asyncio.get_running_loop())
+        hubs = LocalHubs()
+        delivery = Delivery(hubs, asyncio.get_running_loop().time)
+        plain, busy, waits, answered, closed, unopened = members = [
+            new_connection(Executor(), flusher=flusher, outbox_limit=50_000_000) for _ in range(6)
+        ]
+        for number, member in enumerate(members):
+            member.id = str(number)
+            hubs.add(member)
+
+        def publish(text, number):
+            body = pack_body(Message(DataType.TEXT, text, None, None))
+            delivery.envelope(7, 1, "owner", number, hub_key("chat"), body)
+
+        async with (
+            linked(plain) as of_plain,
+            linked(busy) as of_busy,
+            slow(waits) as of_waits,
+            linked(answered) as of_answered,
+            linked(closed) as of_closed,
+        ):
+            sent = []
+            while not waits.queued_bytes:
+                sent.append(b"%d" % len(sent) * 20_000)
+                waits.send(frame(BINARY, sent[-1]))
+                await asyncio.sleep(0)
+            busy.send(frame(BINARY, b"before"))
+            answered.answer_close(b"")
+            closed.close(1000, "bye", "Normal")
+            publish(b"one", 1)
+            publish(b"two", 2)
+            messages = [
+                JSON_V1.message(Message(DataType.TEXT, text, None, None)) for text in (b"one", b"two")
+            ]
+            assert await heard(of_plain, 2) == messages
+            assert await heard(of_busy, 3) == [b"before", *messages]
+            assert await heard(of_waits, len(sent) + 2) == [*sent, *messages]
+            for raw in (of_answered, of_closed):
+                assert (await raw.hear())["event"] == "connected"
+                assert (await raw.frame())[0] == CLOSE
+            assert await of_answered.gone() == b""
+            publish(b"two", 3)
+            assert (await of_waits.frame())[1] == messages[1]
+            assert unopened.turn is None
 
     run(loop, test())
 
