@@ -28,6 +28,8 @@ FLUSH_SECONDS = 30.0
 """How long the kernel has to take what was written before a close."""
 _HANDSHAKE = 22  # the first byte of what a TLS client sends
 
+_NOBODY = asyncio.Protocol()
+"""Has the place of a protocol that has been told of the end."""
 _PLAIN_ANSWER = b"This port speaks TLS: use https:// or wss://.\n"
 
 
@@ -111,6 +113,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if name == "ssl_object":
             return self._tls
         return self._lower.get_extra_info(name, default) if self._lower is not None else default
+
+    @property
+    def opened(self) -> bool:
+        """Whether the handshake is over, and the connection is not."""
+        return self._open
 
     def is_closing(self) -> bool:
         return self._closing or self._lower is None or self._lower.is_closing()
@@ -280,14 +287,13 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             lower.abort()
             return
         self._edge.tally.plain += 1
-        above, self._above = self._above, asyncio.Protocol()
-        self._buffered = False
+        above, self._above, self._buffered = self._above, _NOBODY, False
         head = (
             f"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
             f"Content-Length: {len(_PLAIN_ANSWER)}\r\nConnection: close\r\n\r\n"
         )
         say_last(lower, head.encode() + _PLAIN_ANSWER)
-        cast(asyncio.Protocol, above).connection_lost(None)
+        above.connection_lost(None)
 
     def _shake_hands(self) -> bool:
         lower, tls = cast(asyncio.Transport, self._lower), cast(ssl.SSLObject, self._tls)
@@ -352,7 +358,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._timer = None
         self._lower = None
         self._open = False
-        cast(asyncio.Protocol, self._above).connection_lost(exc)
+        above, self._above, self._buffered = self._above, _NOBODY, False
+        above.connection_lost(exc)  # who knows us too: held on to, both would wait for the collector
 
     def pause_writing(self) -> None:
         cast(asyncio.Protocol, self._above).pause_writing()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import uvloop
@@ -20,6 +21,7 @@ from gateway.protocol.json_v1 import JSON_V1
 from gateway.transport import WebSocketPeer
 from gateway.upgrade import hand_over
 from hubwire.model.permissions import PermissionSet
+from hubwire.runtime.tls_transport import TlsEdge, TlsTransport
 
 KEY = b64encode(b"0123456789abcdef").decode()
 ALL = ("webpubsub.joinLeaveGroup", "webpubsub.sendToGroup")
@@ -77,6 +79,13 @@ class Executor:
         self.pending.pop(which)(error)
 
 
+class Tls(NamedTuple):
+    """Both ends of a link over TLS, for the name localhost."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
 async def tcp_pair(receive_buffer: int = 0, send_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
     """Our end and the client's."""
     with socket.socket() as listener:
@@ -96,14 +105,29 @@ async def tcp_pair(receive_buffer: int = 0, send_buffer: int = 0) -> tuple[socke
 
 @asynccontextmanager
 async def linked(
-    peer: WebSocketPeer, *, rest: bytes = b"", receive_buffer: int = 0, send_buffer: int = 0
+    peer: WebSocketPeer,
+    *,
+    rest: bytes = b"",
+    receive_buffer: int = 0,
+    send_buffer: int = 0,
+    tls: Tls | None = None,
 ) -> AsyncIterator[Raw]:
     """`peer` handed the one end of a connection; the other end, behind its 101."""
     near, far = await tcp_pair(receive_buffer, send_buffer)
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-    hand_over(transport, peer, KEY, None, rest)
-    raw = Raw(*await asyncio.open_connection(sock=far, limit=max(receive_buffer, 4096)))
+    limit = max(receive_buffer, 4096)
+    if tls is None:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+        hand_over(transport, peer, KEY, None, rest)
+        raw = Raw(*await asyncio.open_connection(sock=far, limit=limit))
+    else:
+        wrapped = TlsTransport(TlsEdge(lambda: tls.server), asyncio.Protocol())
+        await loop.create_connection(lambda: wrapped, sock=near)
+        raw = Raw(
+            *await asyncio.open_connection(sock=far, limit=limit, ssl=tls.client, server_hostname="localhost")
+        )
+        await until(lambda: wrapped.opened)  # TLS 1.3: the client is done before us
+        hand_over(wrapped, peer, KEY, None, rest)
     try:
         assert (await raw.head())[0] == 101
         yield raw
