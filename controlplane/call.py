@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -11,6 +11,7 @@ from aiohttp import web
 from controlplane.events import EventsPort
 from controlplane.oidc.tokens import Issuers
 from controlplane.operations import Operation
+from controlplane.pacing import HubPaces
 from controlplane.paths import Target, decode_segment
 from controlplane.ports import ClusterPort
 from controlplane.problems import INVALID_GROUP, Problem, invalid
@@ -58,6 +59,7 @@ class Services:
     clock: Callable[[], float]  # Unix seconds
     events: EventsPort | None = None  # None where there are no gateways to ask
     issuers: Issuers | None = None  # None where only access keys sign tokens
+    paces: HubPaces = field(default_factory=HubPaces)
 
     @property
     def config(self) -> ControlPlaneConfig:

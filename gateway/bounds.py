@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from gateway.tally import HubTally
 from hubwire.model.limits import MAX_MESSAGE_BYTES, OUTBOX_BYTES
+from hubwire.model.pace import Pace
 from hubwire.model.settings import HubLimits
 from hubwire.runtime.meters import PerHub
 
@@ -20,19 +21,24 @@ NONE = sys.maxsize
 
 
 class Bounds:
-    """The limits of one hub, ready to be compared with. `messages_per_second` is 0 when there is no limit.
+    """The limits of one hub, ready to be compared with. Those a second are 0 when there is no limit, and
+    `paced` says whether there is one; `line` is where the hub's clients wait for their turns.
 
     `deciding` counts the clients of the hub that wait to be let in, and belongs to the gateway. `tally` is
     where what happens to the connections is counted."""
 
     __slots__ = (
         "__weakref__",
+        "bytes_per_second",
         "deciding",
+        "hub_messages_per_second",
+        "line",
         "max_connections",
         "max_groups",
         "max_message_bytes",
         "messages_per_second",
         "outbox_bytes",
+        "paced",
         "tally",
     )
 
@@ -43,6 +49,8 @@ class Bounds:
         tally: HubTally | None = None,
     ) -> None:
         self.deciding = 0
+        self.hub_messages_per_second = 0
+        self.line = Pace()
         self.tally = tally if tally is not None else HubTally()
         self.set(limits, outbox_bytes)
 
@@ -52,6 +60,12 @@ class Bounds:
         self.max_groups = limits.max_groups_per_connection or NONE
         self.max_message_bytes = min(limits.max_message_bytes or NONE, MAX_MESSAGE_BYTES)
         self.messages_per_second = limits.messages_per_second or 0
+        self.bytes_per_second = limits.bytes_per_second or 0
+        per_hub = limits.hub_messages_per_second_per_gateway or 0
+        if per_hub != self.hub_messages_per_second:
+            self.line = Pace()  # the places in the old one were given at another pace
+        self.hub_messages_per_second = per_hub
+        self.paced = bool(self.messages_per_second or self.bytes_per_second or per_hub)
         self.outbox_bytes = limits.outbox_bytes or outbox_bytes
 
 

@@ -30,7 +30,7 @@ from gateway.protocol.requests import (
     SequenceAck,
 )
 from gateway.session import AckWindow, decide
-from gateway.throttle import Throttle
+from gateway.throttle import LOOK_AGAIN_SECONDS, Throttle
 from gateway.transport import WebSocketPeer
 from gateway.upstream.source import EventSource
 from hubwire.model.errors import Conflict, HubwireError, PermissionDenied, ProtocolViolation
@@ -260,7 +260,7 @@ class Connection(WebSocketPeer):
             return False
         decision = decide(request, self.permissions, self.window)
         verdict = decision.verdict
-        if verdict == "wait" or (self.bounds.messages_per_second and not self._takes_its_turn()):
+        if verdict == "wait" or (self.bounds.paced and not self._takes_its_turn(size)):
             return False
         if verdict != "execute":
             if self.simple and type(request) is SendToGroup:
@@ -295,6 +295,8 @@ class Connection(WebSocketPeer):
         if publish_size:
             self.in_flight -= 1
             self.in_flight_bytes -= publish_size
+            if error is not None and not isinstance(error, Conflict):
+                self._publish_failed(error)
         else:
             self.busy = False
         done_before = isinstance(error, Conflict)  # by a request with this id that another gateway took
@@ -317,15 +319,23 @@ class Connection(WebSocketPeer):
             log.exception("connection_failed", connection_id=self.id, hub=self.hub)
             self.close(1011, "Internal error.", "ServiceTransientError")
 
-    def _takes_its_turn(self) -> bool:
-        """Whether the rate of the hub lets a message begin now. If not, `_go_on` is called when it does."""
+    def _publish_failed(self, error: HubwireError) -> None:
+        tally = self.bounds.tally
+        if tally.fails(asyncio.get_running_loop().time()):
+            log.warning("publish_failed", hub=self.hub, failed=tally.failed, error=str(error))
+
+    def _takes_its_turn(self, size: int) -> bool:
+        """Whether the pace of the hub lets a message begin now. If not, `_go_on` is called when it does."""
         throttle = self._throttle
         if throttle is None:
             throttle = self._throttle = Throttle()
         loop = asyncio.get_running_loop()
-        seconds = throttle.take(loop.time(), self.bounds.messages_per_second)
+        now = loop.time()
+        seconds = throttle.take(now, self.bounds, size - REQUEST_BYTES)
         if seconds and throttle.timer is None:
-            throttle.timer = loop.call_later(seconds, self._turn_came, throttle)
+            if throttle.holds_another() and self.bounds.tally.holds_up(now):
+                log.info("clients_held_up", hub=self.hub, held=self.bounds.tally.held)
+            throttle.timer = loop.call_later(min(seconds, LOOK_AGAIN_SECONDS), self._turn_came, throttle)
         return not seconds
 
     def _turn_came(self, throttle: Throttle) -> None:

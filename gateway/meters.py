@@ -76,6 +76,22 @@ TRAFFIC = Meter(
     ("direction", "hub", "kind"),
     "InboundTraffic, OutboundTraffic",
 )
+HELD = Meter(
+    "hubwire.messages.held",
+    "counter",
+    "{message}",
+    "Messages of clients that waited for their turn, since the client or its hub sends more than the hub's "
+    "limits allow. None of them is lost.",
+    ("hub",),
+)
+FAILED = Meter(
+    "hubwire.publishes.failed",
+    "counter",
+    "{message}",
+    "Publishes of clients that no owner has confirmed in time, or that were not taken since too much waited: "
+    "their members may lack them. A client that gave an ack id is told.",
+    ("hub",),
+)
 DELIVERY = Meter(
     "webpubsub.message.delivery.duration",
     "histogram",
@@ -176,8 +192,8 @@ INBOX_TRIMMED_AGE = Meter(
     "How long ago the log was trimmed last: the age of the oldest in it, about.",
 )
 METERS = (
-    CONNECTIONS, OPENED, CLOSED, REQUESTS, QUOTA, MESSAGES, TRAFFIC, DELIVERY, DROPPED, OUTBOX,
-    OUTBOX_CONNECTIONS, CALLS, ATTEMPTS, FAILURES, PENDING, GIVEN_UP, LISTENED,
+    CONNECTIONS, OPENED, CLOSED, REQUESTS, QUOTA, MESSAGES, TRAFFIC, HELD, FAILED, DELIVERY, DROPPED,
+    OUTBOX, OUTBOX_CONNECTIONS, CALLS, ATTEMPTS, FAILURES, PENDING, GIVEN_UP, LISTENED,
     SESSIONS, RECOVERIES, MOVED, INBOX, INBOX_GROWN, INBOX_WAITING, INBOX_TRIMMED_AGE,
 )  # fmt: skip
 
@@ -223,6 +239,8 @@ def _of_connections(service: GatewayService) -> dict[Meter, Reader]:
         QUOTA: lambda: service.door.utilization,
         MESSAGES: traffic(False),
         TRAFFIC: traffic(True),
+        HELD: lambda: [((hub,), tally.held) for hub, tally in hubs.items()],
+        FAILED: lambda: [((hub,), tally.failed) for hub, tally in hubs.items()],
         DELIVERY: lambda: [((hub,), tally.delivery) for hub, tally in hubs.items()],
         DROPPED: lambda: [(("fenced",), delivery.fenced), (("repeated",), delivery.repeated)],
         OUTBOX: lambda: sum(outboxes.look()),

@@ -16,6 +16,9 @@ SIMPLE = "none"
 GROUP, HUB, USER, CONNECTION, EVENT = "group", "hub", "user", "connection", "event"
 KIND_OF_KEY = {"g": GROUP, "h": HUB, "u": USER}
 
+SAY_EVERY_SECONDS = 60.0
+"""How often what happens to a hub's messages is logged, however many they are."""
+
 STAMP_EVERY = 16
 """One in so many publishes of clients carries when it was accepted, and those of REST all do: what that costs
 must not be felt, and a sixteenth has the same distribution as the whole."""
@@ -40,9 +43,13 @@ class HubTally:
         "delivery",
         "events",
         "events_bytes",
+        "failed",
+        "held",
         "opened",
         "published",
         "published_bytes",
+        "say_failed_at",
+        "say_held_at",
         "sent",
     )
 
@@ -57,6 +64,11 @@ class HubTally:
         self.published_bytes = 0
         self.events = 0
         self.events_bytes = 0
+        self.held = 0
+        """Messages of clients that had to wait for their turn."""
+        self.failed = 0
+        """Publishes of clients that no owner has confirmed."""
+        self.say_held_at = self.say_failed_at = float("-inf")
         self.sent: dict[str, Sent] = {}
         """By what they were addressed to."""
         self.delivery = Buckets(SHORT_SECONDS)
@@ -71,6 +83,22 @@ class HubTally:
         """One that was open is over."""
         self.active[protocol or SIMPLE] -= 1
         self.closed[category] += 1
+
+    def holds_up(self, now: float) -> bool:
+        """A message has to wait for its turn. True when that may be logged: once in a while, however many."""
+        self.held += 1
+        if now < self.say_held_at:
+            return False
+        self.say_held_at = now + SAY_EVERY_SECONDS
+        return True
+
+    def fails(self, now: float) -> bool:
+        """A publish was not confirmed. True when that may be logged."""
+        self.failed += 1
+        if now < self.say_failed_at:
+            return False
+        self.say_failed_at = now + SAY_EVERY_SECONDS
+        return True
 
     def delivered(self, accepted: float) -> None:
         """What was accepted then is written now. By two clocks, when another host has accepted it: what seems

@@ -26,6 +26,7 @@ async def _send(call: Call, target: Target, *, excluded: bool, filtered: bool) -
     if own is not None:
         limit = min(limit, own)
     data = to_message_data(content_type, await read_body(call.request, limit), limit)
+    call.services.paces.admit(hub, call.services.settings.limits(hub).hub_messages_per_second_per_gateway)
     group = target.name if target.kind == "group" else None
     await call.cluster.publish(
         hub,

@@ -81,7 +81,10 @@ class HubLimits(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     `max_message_bytes`: of a message that a client or a REST caller sends; 1009 or 413 above it.
     `outbox_bytes`: what may wait for a client that does not read; closed with 1008 above it.
     `max_groups_per_connection`: one more is refused; nobody is put out of a group.
-    `messages_per_second`: a client's; what is above it waits, and the client's socket is not read meanwhile.
+    `messages_per_second`, `bytes_per_second`: a client's; what is above it waits, and the client's socket is
+    not read meanwhile.
+    `hub_messages_per_second_per_gateway`: those of all clients of a gateway; what is above it waits, each
+    client in turn. A process that serves REST has so many sends too, and answers 429 above it.
     """
 
     max_connections_per_gateway: Positive | None = None
@@ -89,6 +92,8 @@ class HubLimits(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     outbox_bytes: Positive | None = None
     max_groups_per_connection: Positive | None = None
     messages_per_second: Positive | None = None
+    bytes_per_second: Positive | None = None
+    hub_messages_per_second_per_gateway: Positive | None = None
 
 
 class HubSettings(msgspec.Struct, frozen=True, rename="camel"):

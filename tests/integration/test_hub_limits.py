@@ -208,6 +208,32 @@ async def test_who_is_held_up_is_not_read_and_others_and_pings_are_served(stack)
         await until(lambda: connection.waiting is None)
 
 
+async def test_bytes_above_the_rate_wait_and_nothing_is_lost(stack):
+    await limit(stack, bytes_per_second=2000)
+    async with await stack.json(groups=["g"]) as client:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for number in range(6):
+            client.say({**send("g", "x" * 500), "ackId": number})
+        heard = [await client.hear() for _ in range(12)]
+        assert loop.time() - began >= (6 * 500 - 2000) / 2000
+        assert [one["ackId"] for one in heard if one["type"] == "ack"] == list(range(6))
+
+
+async def test_the_clients_of_a_hub_share_its_rate_and_a_flood_holds_up_nobody_for_long(stack):
+    await limit(stack, hub_messages_per_second_per_gateway=20)
+    held = stack.service.tallies.of("chat").held
+    async with await stack.json("flood") as flood, await stack.json("calm") as calm:
+        for _ in range(1000):
+            flood.say(send("g", "x"))
+        await until(lambda: stack.service.tallies.of("chat").held > held)
+        (connection,) = [c for c in stack.service.hubs if c.user_id == "flood"]
+        assert (await ack_of(calm, send("g", "x"), 1))["success"] is True
+        assert connection.waiting  # served in turn, not behind all of the flood
+        await limit(stack)
+        await until(lambda: connection.waiting is None)
+
+
 async def test_a_rate_that_is_lifted_lets_go_what_waits(stack):
     await limit(stack, messages_per_second=1)
     async with await stack.json() as client:

@@ -110,6 +110,20 @@ async def test_a_hubs_limit_of_message_bytes_holds_for_rest_too(rig: Rig) -> Non
         assert (await rig.call("POST", target, "x" * length, "text/plain")).status == status
 
 
+async def test_a_hubs_sends_above_its_pace_are_429_and_reach_nobody(rig: Rig) -> None:
+    limits = HubLimits(hub_messages_per_second_per_gateway=1)
+    await rig.settings.put_hub("chat", HubSettings(limits=limits))
+    assert (await rig.call("POST", SEND, "x", "text/plain")).status == 202
+    published = rig.cluster.calls
+    answers = await asyncio.gather(*(rig.call("POST", SEND, "x", "text/plain") for _ in range(40)))
+    refused = [one for one in answers if one.status == 429]  # the first second's worth is used up
+    assert refused
+    assert {one.headers["Retry-After"] for one in refused} == {"1"}
+    assert {one.json["code"] for one in refused} == {"Error.TooManyRequests"}
+    assert rig.cluster.calls - published == len(answers) - len(refused)
+    assert (await rig.call("POST", SEND.replace("chat", "other"), "x", "text/plain")).status == 202
+
+
 async def test_options_names_the_methods_of_a_path(rig: Rig) -> None:
     answer = await rig.call("OPTIONS", "/api/hubs/chat/connections/x", token=None)
     assert (answer.status, answer.headers["Allow"]) == (204, "DELETE, HEAD, OPTIONS")
