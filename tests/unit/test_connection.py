@@ -103,7 +103,8 @@ def test_an_id_that_comes_again_while_it_is_executed_waits_and_is_then_a_duplica
 def test_after_a_failure_the_same_id_may_be_tried_again(loop):
     async def test():
         executor = Executor()
-        async with linked(new_connection(executor)) as raw:
+        connection = new_connection(executor)
+        async with linked(connection) as raw:
             await greeted(raw)
             raw.send(send("a", 1) + send("again", 1))
             await until(lambda: executor.pending)
@@ -116,6 +117,7 @@ def test_after_a_failure_the_same_id_may_be_tried_again(loop):
             }
             executor.finish()
             assert (await raw.hear())["success"] is True
+            assert connection.bounds.tally.failed == 1  # counted, also where nobody asked for an ack
 
     run(loop, test())
 
