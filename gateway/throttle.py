@@ -30,7 +30,7 @@ class Throttle:
         self.timer: asyncio.TimerHandle | None = None
 
     def take(self, now: float, bounds: Bounds, size: int) -> float:
-        """0.0 when a message of `size` bytes may begin now, which is counted; else the seconds until one may."""
+        """0.0 when a message of `size` bytes may begin now, which is counted; else the seconds to wait."""
         wait = self._own_wait(now, bounds, size)
         if not wait and bounds.hub_messages_per_second:
             if self._line is not bounds.line:  # none, or of a limit that was another

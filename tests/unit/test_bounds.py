@@ -81,7 +81,7 @@ def test_bytes_have_a_pace_of_their_own() -> None:
     assert throttle.take(0.25, bounds, 500) == pytest.approx(0.5)
 
 
-def test_a_message_of_more_than_a_seconds_bytes_goes_when_nothing_is_owed_and_is_paid_for_afterwards() -> None:
+def test_a_message_of_more_than_a_seconds_bytes_goes_when_nothing_is_owed_and_is_paid_later() -> None:
     throttle, bounds = Throttle(), paced(bytes_per_second=1000)
     assert throttle.take(0.0, bounds, 5000) == 0.0
     assert throttle.take(0.0, bounds, 5000) == pytest.approx(5.0)
@@ -118,9 +118,10 @@ def test_a_place_in_the_line_is_kept_and_void_when_the_hubs_limit_is_another() -
 
 def test_each_message_that_waits_is_counted_once_and_said_once_in_a_while() -> None:
     throttle, bounds, tally = Throttle(), paced(messages_per_second=1), HubTally()
-    said = []
-    for now in (0.0, 0.2, 0.4, 1.0, 1.2, 2.0, 100.0, 100.0):
-        if throttle.take(now, bounds, 9) and throttle.holds_another():
-            said.append(tally.holds_up(now))
+    said = [
+        tally.holds_up(now)
+        for now in (0.0, 0.2, 0.4, 1.0, 1.2, 2.0, 100.0, 100.0)
+        if throttle.take(now, bounds, 9) and throttle.holds_another()
+    ]
     assert said == [True, False, True]
     assert tally.held == 3

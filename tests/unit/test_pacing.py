@@ -20,8 +20,7 @@ def refused(paces: HubPaces, hub: str, per_second: int | None) -> str | None:
     try:
         paces.admit(hub, per_second)
     except Problem as problem:
-        assert problem.status == 429
-        return problem.headers["Retry-After"]
+        return problem.headers["Retry-After"] if problem.status == 429 else f"status {problem.status}"
     return None
 
 
