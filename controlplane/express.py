@@ -165,9 +165,11 @@ class Express:
         else:
             target, group = (Target("user", name) if head.kind else Target("hub")), None
         limit = config.max_body_bytes
-        own = services.settings.limits(hub).max_message_bytes
-        if own is not None:
-            limit = min(limit, own)
+        limits = services.settings.limits(hub)
+        if limits.hub_messages_per_second_per_gateway is not None:
+            raise Problem(429, "", "")  # counted where it may be refused
+        if limits.max_message_bytes is not None:
+            limit = min(limit, limits.max_message_bytes)
         if len(body) > limit:
             raise Problem(413, "", "")
         content_type = _content_type(fields.get("content-type"))

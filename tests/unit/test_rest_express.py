@@ -24,6 +24,7 @@ from controlplane.ports import Target
 from controlplane.settings import ControlPlaneConfig
 from hubwire.model.errors import HubwireError, InternalError, LimitExceeded, Unavailable
 from hubwire.model.message import Message
+from hubwire.model.settings import HubLimits, HubSettings
 from hubwire.model.tokens import sign_rest_token
 
 pytestmark = on_uvloop
@@ -193,6 +194,16 @@ async def test_both_ways_answer_alike(goes: bool, what: dict[str, object]) -> No
     assert said[0] == said[1]
     assert heard[0] == heard[1]
     assert bool(heard[0]) == (b"HTTP/1.1 202" in said[0])
+
+
+async def test_a_hub_with_a_rate_goes_the_way_that_can_refuse() -> None:
+    settings = MemorySettings()
+    await settings.put_hub("chat", HubSettings(limits=HubLimits(hub_messages_per_second_per_gateway=1)))
+    async with serving(settings=settings) as served:
+        said = [await served.ask(served.request(TO_USER, b"hello")) for _ in range(20)]
+        assert served.cluster.submitted == 0
+    assert b" 202 " in said[0]
+    assert any(b" 429 " in one for one in said)
 
 
 @pytest.mark.parametrize(
