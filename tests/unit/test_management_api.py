@@ -171,7 +171,7 @@ async def test_limits_which_azure_has_none_of_survive_a_round_trip_of_the_sdk(ri
             {"messagesPerSecond": "5"},
             "messagesPerSecond: It is '5', and must be a whole number from 1.",
         ),
-        ({"maxConnections": 1}, "limits.maxConnections: This is not a setting; known here: bytesPerSecond, hub"),
+        ({"maxConnections": 1}, "limits.maxConnections: This is not a setting; known here: bytesPerSecond"),
         (5, "limits: It is 5, and must be an object."),
     ],
 )
