@@ -13,7 +13,10 @@ from gateway.reliable.seen import Publishes
 from hubwire.bus.envelopes import pack
 from hubwire.model.permissions import PermissionSet
 
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 1
+LEFT_VERSION: Final = 2
+"""Of a session that has left groups: only those are not understood by gateways of before, which take sessions
+over while an upgrade rolls, or is rolled back."""
 
 
 class Base:
@@ -115,9 +118,12 @@ def pack_state(
     base or another one."""
     if base is None:
         base = session.base
+    base_left = list(base.left) if base is not None else []
+    left = [*map(list, session.left.items())] if session.left else []
+    with_left = [base_left, left] if base_left or left else []
     return pack(
         [
-            STATE_VERSION,
+            LEFT_VERSION if with_left else STATE_VERSION,
             session.id,
             session.hub,
             session.user_id,
@@ -132,9 +138,8 @@ def pack_state(
             session.since,
             [[p, seen.pack()] for p, seen in base.partitions.items()] if base is not None else None,
             base.until if base is not None else 0.0,
-            list(base.left) if base is not None else [],
-            [*map(list, session.left.items())] if session.left else [],
             [[m.key, m.body, m.size, m.expires] if inline else list(m.place) for m in session.unacked],
+            *with_left,
         ]
     )
 
@@ -147,9 +152,10 @@ def unpack_state(blob: bytes, find: Find) -> SessionState:
     """Raises ValueError, TypeError or LookupError when it is no state, or when a message is not found."""
     packed = msgpack.unpackb(blob, raw=False, unicode_errors="surrogatepass", strict_map_key=False)
     version, id, hub, user_id, subprotocol, generation, groups, permissions, source, *rest = packed
-    if version != STATE_VERSION:
-        raise ValueError(f"Not a session's state of version {STATE_VERSION}.")
-    window, last_id, acked, since, base, until, base_left, left, unacked = rest
+    if version not in (STATE_VERSION, LEFT_VERSION):
+        raise ValueError(f"Not a session's state of version {STATE_VERSION} or {LEFT_VERSION}.")
+    window, last_id, acked, since, base, until, unacked, *with_left = rest
+    base_left, left = with_left or ((), ())
     session = SessionState(
         id,
         hub,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgpack
+import pytest
 from support.reliable_model import Inbox, body, state, texts
 
-from gateway.reliable.state import SessionState, pack_state
+from gateway.reliable.state import SessionState, pack_state, unpack_state
 from hubwire.bus import inbox_entries as entries
 from hubwire.bus.keys import group_key, partition_of
 
@@ -190,3 +192,15 @@ def test_what_stands_before_an_adoption_began_is_not_for_it() -> None:
     reader = new.reader()
     assert reader.fold is not None
     assert state(reader.fold) == state(new.fold)
+
+
+def test_gateways_of_before_an_upgrade_understand_who_has_left_nothing() -> None:
+    """They know version 1, of 16 fields, and take sessions over while an upgrade rolls."""
+    session = SessionState("s", "hub", None, "json", groups={"g"})
+    before = msgpack.unpackb(pack_state(session))
+    assert (before[0], len(before)) == (1, 16)
+    session.left = {P: 1.0}
+    blob = pack_state(session)
+    after = msgpack.unpackb(blob, strict_map_key=False)
+    assert (after[0], after[1:16]) == (2, before[1:])
+    assert unpack_state(blob, lambda *_: pytest.fail("Nothing is unacknowledged.")).left == {P: 1.0}
