@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
 from gateway.notifications import Told
-from gateway.upstream.audience import Audience, ListenersTold, lane_of
-from gateway.upstream.budget import Budget
+from gateway.upstream.audience import Audience, ListenersTold
 from gateway.upstream.clock import Clock, SystemClock
-from gateway.upstream.contexts import NotificationContext, NotificationDelivered, NotificationUnwanted
+from gateway.upstream.contexts import NotificationContext
 from gateway.upstream.following import Following
 from gateway.upstream.given_up import GivenUp
 from gateway.upstream.outbox import RENEW_SECONDS, WRITERS, Outbox, Record
-from gateway.upstream.outcome import DeliveryFailure
 from gateway.upstream.owed import EVENTS_AHEAD, owe
-from gateway.upstream.queued import QueuedEvent, adopted, context_of, copy_for, last_words
-from gateway.upstream.schedule import BackOff, Schedule, Waiting
+from gateway.upstream.queued import QueuedEvent, adopted, copy_for, last_words
+from gateway.upstream.schedule import BackOff
+from gateway.upstream.sending import Sending
 from gateway.upstream.service import UpstreamService
 from gateway.upstream.source import EventSource
 from gateway.upstream.takeover import FateOf, TakeOver, always_over
@@ -43,19 +41,9 @@ from hubwire.runtime.service import end_tasks
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 32
-"""Events of one upstream that are out at a time: half of its connections, so that blocking events, which
-clients wait for, always get through."""
-UPSTREAM_BYTES = 32 * 1024 * 1024
-TOTAL_BYTES = 128 * 1024 * 1024
-"""What may wait in memory, for one upstream and for all."""
-EVENT_BYTES = 1024
-"""What an event costs beside its payload, roughly."""
 REFRESH_SECONDS = 2.0
 STORE_SECONDS = 5.0
 """How long a session waits on its way here until it is stored that its end is owed."""
-NOT_TRIED = frozenset(("circuit_open", "overloaded", "not_ready"))
-ANSWERED = frozenset(("status", "bad_answer", "too_large"))
 
 
 class Notifier:
@@ -86,22 +74,30 @@ class Notifier:
         self._upstream = upstream
         self._audience = Audience(upstream, settings_of, listeners)
         self._clock = clock or SystemClock()
-        self._back_off = back_off
         self._outbox = Outbox(name, bus, events, may_act)
-        self._outbox.on_stored = self._stored
         self._outbox.on_lost = self._lost
-        self._schedule: Schedule[QueuedEvent] = Schedule(self._turns_of, back_off, AT_ONCE, chance)
-        self._unstored: dict[str, list[tuple[int, Waiting[QueuedEvent]]]] = {}
-        self._held: set[str] = set()  # records whose predecessors are looked for
         self._lives: dict[str, Record] = {}
-        self._budget = Budget(UPSTREAM_BYTES, TOTAL_BYTES, EVENT_BYTES)
-        self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._given_up = GivenUp(letters, self._outbox.open, self._clock)
-        self._following = Following(events, self._outbox.open)
+        self._sending = Sending(
+            self._outbox,
+            self._audience,
+            Following(events, self._outbox.open),
+            self._given_up,
+            self._clock,
+            back_off,
+            chance,
+            self._followed,
+        )
+        self._outbox.on_stored = self._sending.stored
         self._take_over = TakeOver(name, events, self._outbox, self, fate_of)
-        self.delivered = 0
-        self.unwanted = 0
+
+    @property
+    def delivered(self) -> int:
+        return self._sending.delivered
+
+    @property
+    def unwanted(self) -> int:
+        return self._sending.unwanted
 
     @property
     def given_up(self) -> int:
@@ -110,7 +106,7 @@ class Notifier:
     @property
     def waiting(self) -> int:
         """Events that are not delivered yet, of this process."""
-        return len(self._schedule)
+        return self._sending.waiting
 
     # -- what happens to connections (gateway.notifications.Notifications) ---------------------------
 
@@ -223,99 +219,24 @@ class Notifier:
         key = self._audience.turns_of(hub, event, listener)
         self._outbox.need()
         queued = QueuedEvent(record, pending, hub, event, listener, key, source)
-        if not self._budget.room(key, len(payload)):
-            failure = DeliveryFailure(
-                "overloaded", None, "Too many events wait for this upstream already.", 0, 0.0, ""
-            )
-            self._start(self._keep_letter(queued, 0, failure))
+        if not self._sending.room(queued):
+            self._sending.refuse(queued)
             return False
         record.pending.append(pending)
-        self._add(queued, record.version + 1)
+        self._sending.add(queued, record.version + 1)
         return True
-
-    # -- the schedule --------------------------------------------------------------------------------
-
-    def _turns_of(self, queued: QueuedEvent) -> Hashable:
-        return self._audience.turns_of(queued.hub, queued.handled, queued.listener)
-
-    def _add(self, queued: QueuedEvent, version: int) -> Waiting[QueuedEvent]:
-        self._budget.take(queued.key, len(queued.pending.payload))
-        left = queued.pending.queued + self._back_off.give_up_seconds - self._clock.time()
-        waiting = Waiting(
-            queued.lane,
-            queued.pending.number,
-            queued,
-            self._clock.monotonic() + left,
-        )
-        self._unstored.setdefault(queued.record.subject, []).append((version, waiting))
-        self._schedule.add(waiting)
-        return waiting
-
-    def _stored(self, record: Record) -> None:
-        waiting = self._unstored.get(record.subject)
-        if waiting is None:
-            return
-        if record.follows:
-            if record.subject not in self._held:
-                self._held.add(record.subject)
-                self._start(self._follow(record))
-            return
-        later = []
-        for version, one in waiting:
-            if version <= record.stored:
-                one.stored = True
-                self._schedule.look(one.lane)
-            else:
-                later.append((version, one))
-        if later:
-            self._unstored[record.subject] = later
-        else:
-            del self._unstored[record.subject]
-        self._wake.set()
-
-    async def _follow(self, record: Record) -> None:
-        """Its events count as stored once those of before have been told by whoever tells them."""
-
-        def first() -> int | None:
-            if self._outbox.records.get(record.subject) is not record:
-                return None
-            waiting = self._unstored.get(record.subject, ())
-            return min((one.number for _, one in waiting), default=None)
-
-        try:
-            follows = not await self._following.first(record, first)
-        finally:
-            self._held.discard(record.subject)
-        if not follows:
-            record.follows = False
-            life = self._lives.get(record.connection_id)
-            if life is not None:
-                life.follows = False
-            self._stored(record)
 
     def _lost(self, record: Record) -> None:
         """Another gateway decides about this record now."""
-        self._unstored.pop(record.subject, None)
         if self._lives.get(record.connection_id) is record:
             del self._lives[record.connection_id]
-        listeners = {context_of(each).listener for each in record.pending}
-        for lane in {lane_of(record.connection_id, listener) for listener in listeners}:
-            for waiting in self._schedule.forget(lane, lambda event: event.record is record):
-                self._give_back(waiting.event)
+        self._sending.lost(record)
 
-    def _give_back(self, queued: QueuedEvent) -> None:
-        self._budget.give_back(queued.key, len(queued.pending.payload))
-
-    def _finish(self, waiting: Waiting[QueuedEvent], answered: bool = False) -> None:
-        """Delivered, or given up and kept, or not wanted."""
-        queued = waiting.event
-        self._schedule.done(waiting, answered)
-        self._give_back(queued)
-        record = queued.record
-        if self._outbox.records.get(record.subject) is record:
-            record.pending = [each for each in record.pending if each is not queued.pending]
-            self._outbox.change(record)
-        self._wake.set()
+    def _followed(self, record: Record) -> None:
+        """What comes next of its connection need not wait for other outboxes either."""
+        life = self._lives.get(record.connection_id)
+        if life is not None:
+            life.follows = False
 
     # -- taking over (gateway.upstream.takeover.Adopter) -----------------------------------------------
 
@@ -333,26 +254,26 @@ class Notifier:
             if owed is not None:
                 record.pending += last_words(owed, self._clock.time(), self._audience)
             queued = [adopted(record, each, self._audience) for each in record.pending]
-            if not all(self._budget.room(each.key, len(each.pending.payload)) for each in queued):
+            if not all(self._sending.room(each) for each in queued):
                 return False
             found.append((record, queued, owed is not None or not queued))
         for record, queued, changed in found:
             for each in queued:
-                self._add(each, record.version + changed)
+                self._sending.add(each, record.version + changed)
             if changed:
                 self._outbox.change(record)
             else:
                 self._outbox.records[record.subject] = record
         for record, _, changed in found:
             if not changed:
-                self._stored(record)
+                self._sending.stored(record)
         return True
 
-    # -- sending -------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Store and send until cancelled."""
-        loops = [self._outbox.keep_open(), self._send(), self._refresh(), self._given_up.run()]
+        loops = [self._outbox.keep_open(), self._sending.run(), self._refresh(), self._given_up.run()]
         loops += [self._outbox.write() for _ in range(WRITERS)]
         tasks = [asyncio.create_task(loop, name="notifications") for loop in loops]
         try:
@@ -360,74 +281,13 @@ class Notifier:
             for task in done:
                 task.result()
         finally:
-            await end_tasks([*tasks, *self._tasks, *self._take_over.tasks])
+            await end_tasks([*tasks, *self._sending.tasks, *self._take_over.tasks])
 
     async def close(self, seconds: float) -> None:
         """At a planned stop, after every connection was `over`: send what can be sent within that time."""
         left = await self._outbox.close(seconds)
         if left:
             log.info("events_left_to_others", count=left)
-
-    def _start(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _send(self) -> None:
-        while True:
-            await self._outbox.open()
-            self._wake.clear()
-            now = self._clock.monotonic()
-            for waiting, reason in self._schedule.take_expired(now):
-                failure = DeliveryFailure("circuit_open", None, reason, 0, 0.0, "")
-                self._start(self._give_up(waiting, failure))
-            for waiting in self._schedule.take(now):
-                self._start(self._deliver(waiting))
-            at = self._schedule.wake_at(now)
-            try:
-                async with asyncio.timeout(None if at is None else max(0.0, at - now)):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-
-    async def _deliver(self, waiting: Waiting[QueuedEvent]) -> None:
-        await self._outbox.open()
-        queued = waiting.event
-        try:
-            context = context_of(queued.pending)
-            result = await self._audience.notify(context)
-        except Exception as error:  # a lane must not stand still for a fault of ours
-            log.exception("notification_failed", hub=queued.hub, connection_id=waiting.lane)
-            result = DeliveryFailure("unsendable", None, f"Internal error: {error!r}", 0, 0.0, "")
-        now = self._clock.monotonic()
-        if self._outbox.records.get(queued.record.subject) is not queued.record:
-            self._finish(waiting)  # another gateway has taken it over meanwhile
-        elif isinstance(result, NotificationDelivered):
-            self.delivered += 1
-            if result.set_cookies and queued.source is not None:
-                queued.source.store_cookies(result.url, result.set_cookies, self._clock.time())
-            self._finish(waiting, answered=True)
-        elif isinstance(result, NotificationUnwanted):
-            self.unwanted += 1
-            self._finish(waiting)
-        elif result.category in NOT_TRIED and not result.attempts:
-            if not self._schedule.not_tried(waiting, now, result.reason):
-                await self._give_up(waiting, result)
-        elif not result.may_work_later or not self._schedule.failed(waiting, now):
-            await self._give_up(waiting, result)
-        self._wake.set()
-
-    # -- giving up -------------------------------------------------------------------------------------
-
-    async def _give_up(self, waiting: Waiting[QueuedEvent], failure: DeliveryFailure) -> None:
-        await self._keep_letter(waiting.event, waiting.attempts, failure)
-        self._finish(waiting, answered=failure.category in ANSWERED)
-
-    def _keep_letter(
-        self, queued: QueuedEvent, attempts: int, failure: DeliveryFailure
-    ) -> Coroutine[Any, Any, None]:
-        context = context_of(queued.pending)
-        return self._given_up.keep(context, queued.pending, attempts, failure)
 
     # -- what is owed, kept fresh ------------------------------------------------------------------------
 

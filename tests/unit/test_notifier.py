@@ -10,7 +10,7 @@ import pytest
 from support.event_world import Bus, Client, Events, World
 from support.virtual_time import run
 
-from gateway.upstream import notifier
+from gateway.upstream import sending
 from gateway.upstream.contexts import NotificationContext
 from gateway.upstream.outbox import Outbox, Record
 from hubwire.model.errors import Unavailable
@@ -150,7 +150,7 @@ async def test_an_event_that_is_refused_is_kept_with_its_reason_and_the_next_one
 async def test_what_waits_for_an_upstream_is_bounded_and_the_rest_becomes_dead_letters(world: World) -> None:
     world.faults = 0.999
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notifier, "UPSTREAM_BYTES", 20 * (notifier.EVENT_BYTES + 200))
+        patch.setattr(sending, "UPSTREAM_BYTES", 20 * (sending.EVENT_BYTES + 200))
         gateway = world.gateway("g1")
     for number in range(100):
         gateway.join_only(f"c{number}", "room")
