@@ -9,8 +9,17 @@ import msgspec
 
 from gateway.upstream.answers import ConnectAccepted, ConnectRefused, Identity
 from gateway.upstream.outcome import DeliveryFailure
+from gateway.upstream.requests import (
+    EventRequest,
+    Stamp,
+    connected_request,
+    disconnected_request,
+    presence_request,
+)
 from gateway.upstream.source import EventSource, SourceSnapshot
+from hubwire.model.event_handlers import HandlerEvent
 from hubwire.model.message import DataType, Message
+from hubwire.model.settings import EventHandler
 
 
 class ConnectContext(NamedTuple):
@@ -84,6 +93,20 @@ class NotificationContext(msgspec.Struct, frozen=True, array_like=True):
     reason: str | None = None
     group: str = ""
     listener: str = ""
+
+    @property
+    def handled(self) -> HandlerEvent:
+        """What handlers and listeners choose it by."""
+        kind: Literal["gp", "sys"] = "gp" if self.name in ("joined", "left") else "sys"
+        return HandlerEvent(kind, self.name, self.group)
+
+    def request(self, handler: EventHandler, stamp: Stamp) -> EventRequest:
+        """What is sent to the handler. Raises UnsendableEvent."""
+        if self.name == "connected":
+            return connected_request(self.source, handler, stamp, self.event_id)
+        if self.name == "disconnected":
+            return disconnected_request(self.source, handler, stamp, self.event_id, self.reason)
+        return presence_request(self.source, handler, stamp, self.event_id, self.name, self.group)
 
 
 class NotificationDelivered(NamedTuple):

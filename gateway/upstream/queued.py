@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -58,9 +58,7 @@ def last_words(owed: bytes, now: float, audience: Audience) -> list[Pending]:
 def adopted(record: Record, pending: Pending, audience: Audience) -> QueuedEvent:
     """A copy that another gateway has left."""
     context = context_of(pending)
-    kind: Literal["gp", "sys"] = "gp" if context.name in ("joined", "left") else "sys"
-    event = HandlerEvent(kind, context.name, context.group)
-    hub, listener = context.source.hub, context.listener
+    event, hub, listener = context.handled, context.source.hub, context.listener
     if ".reliable." in (context.source.subprotocol or ""):
         record.follows = True  # it may have come there from elsewhere
     key = audience.turns_of(hub, event, listener)

@@ -51,10 +51,7 @@ from gateway.upstream.requests import (
     Stamp,
     UnsendableEvent,
     connect_request,
-    connected_request,
-    disconnected_request,
     origin_of,
-    presence_request,
     user_event_request,
 )
 from gateway.upstream.safety import AddressPolicy, Lookup, system_lookup
@@ -268,22 +265,22 @@ class UpstreamService:
     def notification_request(self, context: NotificationContext) -> EventRequest | None:
         """What would be sent for it now; None when no handler wants it. Raises UnsendableEvent, and
         Unavailable while the access keys are not known."""
-        handler = self._handler(context.source.hub, _event_of(context))
+        handler = self._handler(context.source.hub, context.handled)
         if handler is None:
             return None
         stamp = self._stamp(context.source, context.time, context.request_id)
-        return _notification(context, handler, stamp)
+        return context.request(handler, stamp)
 
     async def notify(self, context: NotificationContext) -> NotificationResult:
         """Deliver it now, with the repeats of 4.8. A failure is logged; `may_work_later` says whether
         keeping it makes sense. The body of the answer does not matter."""
-        handler = self._handler(context.source.hub, _event_of(context))
+        handler = self._handler(context.source.hub, context.handled)
         if handler is None:
             return NotificationUnwanted()
         outcome = await self._ask(
             context.source,
             handler,
-            lambda stamp: _notification(context, handler, stamp),
+            lambda stamp: context.request(handler, stamp),
             at=context.time,
             request_id=context.request_id,
         )
@@ -395,17 +392,3 @@ def _failure(answer: Answer, request: EventRequest, fault: BadAnswer) -> Deliver
     return DeliveryFailure(
         fault.category, answer.status, fault.reason, answer.attempts, answer.seconds, request.shown
     )
-
-
-def _event_of(context: NotificationContext) -> HandlerEvent:
-    kind = "gp" if context.name in ("joined", "left") else "sys"
-    return HandlerEvent(kind, context.name, context.group)  # type: ignore[arg-type]
-
-
-def _notification(context: NotificationContext, handler: EventHandler, stamp: Stamp) -> EventRequest:
-    source, name = context.source, context.name
-    if name == "connected":
-        return connected_request(source, handler, stamp, context.event_id)
-    if name == "disconnected":
-        return disconnected_request(source, handler, stamp, context.event_id, context.reason)
-    return presence_request(source, handler, stamp, context.event_id, name, context.group)
