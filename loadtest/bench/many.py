@@ -5,7 +5,7 @@
 Starts `hubwire up --memory` with its workers, and client processes with an address each (a process has
 20,000 descriptors here, an address some 28,000 ports). Each client is in a group of ten and in one of all.
 Then: memory of all of Hubwire's processes; a broadcast to all, ten times, with the CPU of one send; small
-groups alone, and while something goes to all each second; and minutes of keep-alive, after which all must be
+groups alone, and while something goes to all; and minutes of keep-alive, after which all must be
 connected and get what is published.
 """
 
@@ -95,19 +95,19 @@ def small_groups(
     running: Processes, crowd: Sequence[ClientProcess], rate: float, seconds: float, *, with_all: bool
 ) -> dict[str, float]:
     """All processes publish to small groups; the worst percentile of them. With `with_all` the first process
-    sends to all once a second instead, and does not count."""
+    sends something to all meanwhile instead, and does not count. `missing` is what did not come in a minute:
+    publishes without an ack id are given up where there is too much to do."""
     busy = crowd[1:] if with_all else crowd
     before = running.cpu()["up"]
     for one in busy:
         one.tell("publish", rate / len(busy), seconds)
     if with_all:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            ask(crowd[:1], "broadcast")
-            time.sleep(1)
+        time.sleep(seconds / 4)
+        ask(crowd[:1], "broadcast")
     answers = [one.answer() for one in busy]
     found = {
         "sent": float(total(answers, "sent")),
+        "missing": float(total(answers, "missing")),
         "p50_ms": max(one["p50_ms"] for one in answers),
         "p99_ms": max(one["p99_ms"] for one in answers),
     }
