@@ -65,8 +65,9 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES = 64 * 1024
 GATHER_SECONDS = 0.001
 ANSWER_SECONDS = 1.0
-WAIT_SECONDS = 5.0
-"""How long the rest of a batch's answers is waited for, after the last that came of them."""
+WAIT_SECONDS = 2.0
+"""How long the rest of a batch's answers is waited for, after the last that came of them. A publish that was
+stored and whose answer got lost, with the NATS server on its way, is late by that much."""
 
 SWEEP_SECONDS = 0.25
 

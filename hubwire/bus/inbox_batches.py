@@ -30,6 +30,9 @@ PATIENCE_SECONDS: Final = 1.0
 MAX_PATIENCE_SECONDS: Final = 4.0
 """How long an answer is waited for before the batch is sent once more. The answer to any copy counts."""
 
+SIGN_SECONDS: Final = 0.3
+"""How long a sign of life is waited for from a stream that has not answered, before it is asked for anew."""
+
 PAUSE_SECONDS: Final = 0.02
 MAX_PAUSE_SECONDS: Final = 0.5
 """Before a batch is sent once more that was refused, or that nobody took."""
@@ -78,7 +81,7 @@ class Item:
 class Batch:
     """What is under way to an inbox, and how patiently."""
 
-    __slots__ = ("cost", "entries", "items", "missed_at", "patience", "pause", "payload", "told")
+    __slots__ = ("cost", "entries", "items", "missed_at", "patience", "pause", "payload", "silent", "told")
 
     def __init__(self, payload: bytes, items: list[Item]) -> None:
         self.payload = payload
@@ -89,6 +92,7 @@ class Batch:
         self.pause = PAUSE_SECONDS
         self.missed_at: float | None = None  # when the server first said that there is no inbox
         self.told = False  # that it is refused was logged
+        self.silent = False  # signs of life are asked for
 
     def next_pause(self) -> float:
         pause, self.pause = self.pause, min(self.pause * 2, MAX_PAUSE_SECONDS)

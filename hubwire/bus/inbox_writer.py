@@ -33,6 +33,7 @@ from hubwire.bus.inbox_batches import (
     ITEM_BYTES,
     NO_STREAM,
     PATIENCE_SECONDS,
+    SIGN_SECONDS,
     Batch,
     Item,
     Lane,
@@ -259,6 +260,31 @@ class InboxWriter:
             return
         self.repeats += 1
         self._send(lane, batch)
+        if not batch.silent:
+            batch.silent = True
+            self._ask_for_sign(lane, batch, again=False)
+
+    def _ask_for_sign(self, lane: Lane, batch: Batch, *, again: bool = True) -> None:
+        """A batch is not answered: ask whether the stream has a leader, until it has; when it had none, send
+        the batch again at that moment, whatever is left of the patience with the copy before."""
+        if lane.batch is not batch or self._closed:
+            return
+
+        def told(data: bytes | None, reason: str) -> None:
+            if lane.batch is not batch:
+                return
+            if data is None and reason != LOST:
+                pause = SIGN_SECONDS if reason == NO_RESPONDERS else 0
+                self._loop.call_later(pause, self._ask_for_sign, lane, batch)
+                return
+            batch.silent = False
+            if again and data is not None:
+                self._repeat_in(lane, batch, 0)
+
+        try:
+            self._bus.request(_info_subject(lane), b"", told, SIGN_SECONDS)
+        except HubwireError:
+            batch.silent = False  # not connected: it is sent again at the reconnection
 
     def _drop_unwanted(self, lane: Lane) -> None:
         """What waits behind a batch that is not taken, and that nobody wants any more."""
@@ -322,9 +348,7 @@ class InboxWriter:
                 self._finish_all(lane, batch)
 
         try:
-            self._bus.request(
-                f"$JS.API.STREAM.INFO.{inbox_stream(lane.gateway)}", b"", told, PATIENCE_SECONDS
-            )
+            self._bus.request(_info_subject(lane), b"", told, PATIENCE_SECONDS)
         except HubwireError:
             pass  # not connected: the timer goes on
 
@@ -363,6 +387,10 @@ class InboxWriter:
                 item.done(seq, error)
         except Exception:
             log.exception("inbox_callback_failed")
+
+
+def _info_subject(lane: Lane) -> str:
+    return f"$JS.API.STREAM.INFO.{inbox_stream(lane.gateway)}"
 
 
 _GIVEN_UP = Unavailable("Nobody wants the entry written any more.")

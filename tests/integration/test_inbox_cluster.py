@@ -13,6 +13,7 @@ from support.nats import NatsCluster, NatsServer
 
 from hubwire.bus.client import BusClient
 from hubwire.bus.inbox import Inbox
+from hubwire.bus.inbox_batches import Batch
 from hubwire.bus.inbox_tail import InboxTail
 from hubwire.bus.inbox_writer import InboxWriter
 from hubwire.bus.jetstream import call
@@ -107,6 +108,33 @@ async def test_what_is_confirmed_is_there_once_in_order_through_the_loss_of_lead
     await tail.stop()
     for writer in writers:
         writer.close()
+    for bus in buses:
+        await bus.close()
+
+
+async def test_what_was_lost_with_a_leader_is_sent_again_as_soon_as_there_is_another(
+    cluster: NatsCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies of before count as being on their way for a minute yet."""
+
+    def patience(batch: Batch) -> float:
+        seconds, batch.patience = batch.patience, 60.0
+        return seconds
+
+    monkeypatch.setattr(Batch, "next_patience", patience)
+    buses = [await connect([node.url]) for node in cluster.nodes]
+    await opened(Inbox(buses[0], GATEWAY, memory=False, replicas=3))
+    leader = await leader_of(buses[0], cluster, inbox_stream(GATEWAY))
+    bus = next(bus for bus, node in zip(buses, cluster.nodes, strict=True) if node is not leader)
+    writer = InboxWriter(bus, "w")
+    outcomes = Outcomes(writer)
+    leader.pause()
+    for n in range(10):
+        outcomes.submit(str(n))
+    await outcomes.wait(40)
+    leader.resume()
+    assert (await folded(bus)).entries == outcomes.submitted
+    writer.close()
     for bus in buses:
         await bus.close()
 
