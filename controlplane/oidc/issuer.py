@@ -31,6 +31,8 @@ RETRY_SECONDS = 30.0
 """After a failure."""
 GAP_SECONDS = 10.0
 """The least between two fetches that requests bring about."""
+NO_KEYS_GAP_SECONDS = 1.0
+"""The same while no keys are known: callers repeat what is answered 503 after a second."""
 KEEP_SECONDS = 24 * 3600.0
 """How long keys are good that cannot be fetched again: one that was withdrawn must go some day."""
 
@@ -101,7 +103,8 @@ class Issuer:
         async with self._session() as session:
             while True:
                 await self._fetch(session)
-                self._next_at = time.monotonic() + self._gap_seconds
+                gap = self._gap_seconds if self._usable else min(self._gap_seconds, NO_KEYS_GAP_SECONDS)
+                self._next_at = time.monotonic() + gap
                 self._asked.clear()
                 done, self._round = self._round, None
                 if done is not None and not done.done():

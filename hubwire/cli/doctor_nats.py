@@ -20,6 +20,7 @@ from hubwire.model.errors import HubwireError, NotFound
 from hubwire.runtime.leases import LeaseWatch, margin_of, read_leases
 from hubwire.runtime.nats_options import nats_options
 from hubwire.runtime.process import ProcessConfig
+from hubwire.runtime.status import ask_status
 from hubwire.runtime.store_check import try_store
 
 _NATS_SECONDS = 5.0
@@ -27,6 +28,7 @@ _STORE_SECONDS = 3.0
 _LISTEN_SECONDS = 1.0  # every holder renews at once when a newcomer asks
 _LEAST_PAYLOAD = 2 * 1024 * 1024  # a message of 1 MiB and its envelope
 _FULL = 0.9
+UNREACHABLE_ISSUERS = "hubwire_oidc_issuers_unreachable"
 
 
 async def examine_nats(config: ProcessConfig | None) -> list[Check]:
@@ -45,9 +47,23 @@ async def examine_nats(config: ProcessConfig | None) -> list[Check]:
             checks += await _buckets(bus, config)
             checks.append(await _nats_clock(bus))
             checks += await _leases(bus, config)
+            checks += await _issuers(bus)
     except (HubwireError, TimeoutError) as fault:
         checks.append(_nats_failure("NATS", fault))
     return checks
+
+
+async def _issuers(bus: BusClient) -> list[Check]:
+    """What the processes that take tokens of issuers say of those; nothing where none does."""
+    told = [status["numbers"].get(UNREACHABLE_ISSUERS) for status in await ask_status(bus, _LISTEN_SECONDS)]
+    known = [number for number in told if number is not None]
+    if not known:
+        return []
+    bad = sum(number > 0 for number in known)
+    if not bad:
+        return [Check("issuers", "ok", f"their keys are known to {len(known)} processes")]
+    found = f"{bad} of {len(known)} processes could not fetch the keys of an issuer"
+    return [Check("issuers", "warn", found, "look for issuer_keys_not_fetched in their logs")]
 
 
 @asynccontextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 from hubwire.cli.doctor_checks import Check, skew
 from hubwire.cli.rest import call, call_data, said
@@ -15,6 +18,7 @@ from hubwire.model.errors import HubwireError, NotFound, Unauthenticated, Unavai
 from hubwire.model.tokens import sign_client_token
 
 _CLIENT_SECONDS = 10.0
+_CERTIFICATE_DAYS = 14
 _HUB = "hubwire_doctor"
 
 
@@ -42,6 +46,8 @@ def _http(target: ServiceTarget) -> list[Check]:
             Check(name, "fail", f"/api/health answers {answer.status}", "is this Hubwire? check the endpoint")
         ]
     checks = [Check(name, "ok", "healthy")]
+    if target.endpoint.startswith("https:"):
+        checks.append(_certificate(target))
     date = answer.headers.get("Date")
     if date:
         # The header has whole seconds.
@@ -49,6 +55,25 @@ def _http(target: ServiceTarget) -> list[Check]:
         checks.append(skew("clock of the service", theirs - (before + time.time()) / 2))
     checks.append(_access_key(target))
     return checks
+
+
+def _certificate(target: ServiceTarget) -> Check:
+    """Of the service, or of what stands before it. That it is trusted was seen before."""
+    parts = urlsplit(target.endpoint)
+    try:
+        with (
+            socket.create_connection((parts.hostname or "", parts.port or 443), _CLIENT_SECONDS) as plain,
+            ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname) as secured,
+        ):
+            told = secured.getpeercert() or {}
+    except OSError as fault:
+        return Check("certificate", "fail", str(fault), "check the endpoint")
+    days = (ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time()) / 86400
+    if days < _CERTIFICATE_DAYS:
+        return Check(
+            "certificate", "warn", f"over in {days:.1f} days", "renew it, or see why that was not done"
+        )
+    return Check("certificate", "ok", f"good for {days:.0f} days")
 
 
 def _access_key(target: ServiceTarget) -> Check:

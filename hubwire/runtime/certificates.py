@@ -163,7 +163,7 @@ class ServedCertificate:
 
     def _signature(self) -> tuple[object, ...]:
         """Changes when a file does, also by a symlink on the way to it."""
-        return tuple(_stat(path) for path in self._paths)
+        return tuple(stat_of(path) for path in self._paths)
 
     def _facts(self) -> dict[str, object]:
         return {"names": list(self.current.names), "not_after": _day(self.current.not_after)}
@@ -179,7 +179,8 @@ class ServedCertificate:
         )
 
 
-def _stat(path: str) -> tuple[int, int, int, int] | None:
+def stat_of(path: str) -> tuple[int, int, int, int] | None:
+    """What changes when a file does, also by a symlink on the way to it; None when there is none."""
     try:
         found = os.stat(path)
     except OSError:

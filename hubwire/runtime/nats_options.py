@@ -5,8 +5,13 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+import structlog
+
 from hubwire.bus.subjects import inbox_prefix
+from hubwire.runtime.certificates import stat_of
 from hubwire.runtime.process import ProcessConfig
+
+log = structlog.get_logger(__name__)
 
 RECONNECT_WAIT_SECONDS = 0.2
 # A server that hangs, or a link that swallows everything, is left after three of these. With one vain
@@ -58,7 +63,49 @@ def tls_context(config: ProcessConfig) -> ssl.SSLContext | None:
     wanted = config.nats_tls_ca or config.nats_tls_cert
     if not wanted and not any(url.startswith(("tls://", "wss://")) for url in config.nats_servers):
         return None
-    context = ssl.create_default_context(cafile=config.nats_tls_ca or None)
-    if config.nats_tls_cert:
-        context.load_cert_chain(config.nats_tls_cert, config.nats_tls_key)
-    return context
+    return RereadContext.of(config.nats_tls_ca, config.nats_tls_cert, config.nats_tls_key)
+
+
+class RereadContext(ssl.SSLContext):
+    """Looks before each connection whether its files have changed, and takes them then: certificates for NATS
+    are renewed while processes run for months. Files that cannot be used are logged, and the ones before
+    stay. It is a context only in name: another one, made from the files, does the work."""
+
+    _files: tuple[str, str, str]
+    _seen: tuple[object, ...]
+    _current: ssl.SSLContext
+
+    @classmethod
+    def of(cls, ca: str, cert: str, key: str) -> RereadContext:
+        """Raises OSError or ssl.SSLError when the files are not what they should be."""
+        made = cls(ssl.PROTOCOL_TLS_CLIENT)
+        made._files = ca, cert, key
+        made._seen = made._signature()
+        made._current = made._load()
+        return made
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        self._reread()
+        return self._current.wrap_bio(*arguments, **options)
+
+    def _reread(self) -> None:
+        seen = self._signature()
+        if seen == self._seen:
+            return
+        try:
+            self._current = self._load()
+        except OSError as error:
+            log.error("nats_tls_files_refused", error=str(error))
+            return  # tried again at the next connection: the other file may follow
+        self._seen = seen
+        log.info("nats_tls_files_replaced")
+
+    def _load(self) -> ssl.SSLContext:
+        ca, cert, key = self._files
+        context = ssl.create_default_context(cafile=ca or None)
+        if cert:
+            context.load_cert_chain(cert, key, password="")  # or OpenSSL would ask the terminal
+        return context
+
+    def _signature(self) -> tuple[object, ...]:
+        return tuple(stat_of(path) for path in self._files if path)

@@ -129,6 +129,41 @@ async def test_nats_is_reached_by_tls_with_a_client_certificate_and_not_without(
                 await nats.connect(**nats_options(bad) | {"allow_reconnect": False})
 
 
+async def test_renewed_certificates_are_taken_when_nats_is_reached_again(tmp_path: Path) -> None:
+    """Also those of another authority, by both sides."""
+    certificates(tmp_path)
+    more = f"""tls {{
+        cert_file: "{tmp_path}/server.pem"
+        key_file: "{tmp_path}/server.key"
+        ca_file: "{tmp_path}/ca.pem"
+        verify: true
+    }}"""
+    with NatsServer(tmp_path, user="u", password="p", more=more) as server:
+        config = ProcessConfig(
+            nats_servers=(f"tls://127.0.0.1:{server.port}",),
+            nats_user="u",
+            nats_password="p",
+            nats_tls_ca=str(tmp_path / "ca.pem"),
+            nats_tls_cert=str(tmp_path / "client.pem"),
+            nats_tls_key=str(tmp_path / "client.key"),
+        )
+        again = asyncio.Event()
+
+        async def reconnected() -> None:
+            again.set()
+
+        client = await nats.connect(**nats_options(config), reconnected_cb=reconnected)
+        try:
+            server.stop()
+            certificates(tmp_path)
+            server.start()
+            async with asyncio.timeout(30):
+                await again.wait()
+            assert await client.rtt() < 5
+        finally:
+            await client.close()
+
+
 def certificates(folder: Path) -> None:
     """ca.pem, and server and client certificates that it signed, with their keys."""
     now = datetime.now(UTC)
