@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import count
 from typing import Final
 
 import nats.errors
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 ATTEMPTS: Final = 3
 ACK_SECONDS: Final = 5.0
 PAUSE_SECONDS: Final = 0.25
+ELECTION_SECONDS: Final = 5.0
+"""How long a stream that is there, and has no leader yet, is waited for: nobody answers for it meanwhile."""
 STREAM_BYTES: Final = 256 * 1024 * 1024
 STREAM_AGE_SECONDS: Final = 7 * 24 * 3600
 DUPLICATE_SECONDS: Final = 120
@@ -64,7 +67,9 @@ class NatsTarget:
         subject = nats_subject(self._endpoint.subject_prefix, event)
         headers = [*nats_headers(event), ("Nats-Expected-Stream", self._endpoint.stream)]
         block = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-        for attempt in range(1, ATTEMPTS + 1):
+        loop = asyncio.get_running_loop()
+        elected = loop.time() + ELECTION_SECONDS
+        for attempt in count(1):
             if not self._there:
                 await self._look()
             try:
@@ -72,16 +77,18 @@ class NatsTarget:
                 _check(answer)
                 return
             except Unavailable as error:
-                if attempt == ATTEMPTS:
+                nobody = str(error) == NO_RESPONDERS
+                if attempt >= ATTEMPTS and not (nobody and loop.time() < elected):
                     self._there = False
                     raise NotTaken(
                         f"The stream {self._endpoint.stream} did not take the event: {error}", attempt
                     ) from error
-                if str(error) == NO_RESPONDERS:
+                if nobody:
                     async with self._making:
                         await self._make_stream()
                 else:
                     self._there = False
+                if attempt > 1 or not nobody:
                     await asyncio.sleep(PAUSE_SECONDS)
 
     async def _look(self) -> None:

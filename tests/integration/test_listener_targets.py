@@ -15,7 +15,7 @@ from nats.js.api import StreamConfig
 from support.nats import NatsServer
 
 from gateway.upstream.listeners import ListenerTarget
-from hubwire.bus.client import BusClient
+from hubwire.bus.client import NO_RESPONDERS, BusClient
 from hubwire.bus.listener_stream import NatsTarget
 from hubwire.model.errors import InvalidRequest, LimitExceeded, Unavailable
 from hubwire.model.event_listeners import CloudEvent
@@ -229,3 +229,23 @@ async def test_subjects_that_go_to_another_stream_are_told(server: NatsServer) -
         await broker.bus.js.add_stream(StreamConfig(name="OTHER", subjects=["awps.>"]))
         with pytest.raises(Unavailable, match="expected stream"):
             await broker.target.publish(event())
+
+
+async def test_a_stream_that_is_there_and_has_no_leader_yet_is_waited_for(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster a stream is there before its leader is elected; nobody answers for it until then."""
+    async with nats_broker(server) as broker:
+        await broker.target.publish(event(1))
+        ask, unheard = broker.bus.ask, 5
+
+        async def asked(*args: Any) -> bytes:
+            nonlocal unheard
+            if unheard:
+                unheard -= 1
+                raise Unavailable(NO_RESPONDERS)
+            return await ask(*args)
+
+        monkeypatch.setattr(broker.bus, "ask", asked)
+        await broker.target.publish(event(2))
+        assert [message_id for message_id, _ in await broker.stored()] == ["c1/1", "c1/2"]
