@@ -29,6 +29,8 @@ PREFIX = "LISTENER_PREFIX"
 
 _ROLES = ("gateway", "router", "controlplane", "nats")
 _TEXT = {"type": "string"}
+_NO_COMMA = {"type": "string", "pattern": "^[^,]+$"}
+_CLAIM = {"type": "string", "pattern": "^[^=,]+=[^,]+$"}
 _OBJECT = {"type": "object"}
 _ENDPOINT = {"type": "string", "pattern": "^https?://[^/]+[^\\s]*$"}
 _BUDGET = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,3}%$"}]}
@@ -69,6 +71,11 @@ RULES: dict[str, dict[str, Any]] = {
     "nats.external.auth": {"enum": ["none", "password", "token", "creds"]},
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "service.port": {"minimum": 0, "maximum": 65535},
+    "oidc.issuers": {"items": {"type": "string", "pattern": "^https://[^\\s,?]+$"}},
+    "audiences": {"items": _NO_COMMA},
+    "owners": {"items": _CLAIM},
+    "readers": {"items": _CLAIM},
+    "admins": {"items": _CLAIM},
     "tls.dnsNames": {"items": _TEXT},
     "idleSeconds": {"minimum": 60, "maximum": 86400},
     "hosts": {"items": _TEXT},

@@ -16,7 +16,7 @@ from gateway.meters import METERS
 from hubwire.runtime.config_file import load_config
 from hubwire.runtime.nats_roles import ROLES, password_variable, role_users, user_of
 from hubwire.runtime.nats_server import find_nats_server
-from hubwire.runtime.process import settings_of
+from hubwire.runtime.process import read_settings, settings_of
 
 # Not in Kubernetes' own schemas.
 OPERATOR = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1", "cert-manager.io/v1"}
@@ -83,6 +83,9 @@ def test_lint_finds_nothing(name: str) -> None:
             {"tls": {"enabled": True, "existingSecret": "s", "dnsNames": ["a"]}},
             "tls.dnsNames is for cert-manager",
         ),
+        ({"oidc": {"owners": ["appid=1"]}}, "name the issuers"),
+        ({"oidc": {"issuers": ["https://a"], "owners": ["appid"]}}, "/oidc/owners"),
+        ({"oidc": {"issuers": ["login.example.com"]}}, "/oidc/issuers"),
         ({"ingress": {"enabled": True}}, "give a host name"),
         ({"ingress": {"idleSeconds": 30}}, "/ingress/idleSeconds"),
         ({"httpRoute": {"enabled": True, "hosts": ["a"]}}, "give httpRoute.hosts and httpRoute.parentRefs"),
@@ -251,6 +254,26 @@ def test_with_tls_the_services_are_https_and_the_probes_as_before() -> None:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert container[probe] == before[probe]
     assert "HUBWIRE_TLS_CERT" not in variables_of(pods_of(objects)["router"]["spec"]["containers"][0])
+
+
+def test_what_is_said_of_issuers_is_what_a_process_understands(tmp_path: Path) -> None:
+    """The variables of a pod, read as `hubwire controlplane` reads them."""
+    pods = pods_of(rendered(VALUES["tokens of an issuer"]))
+    for role in ("gateway", "controlplane"):
+        (container,) = pods[role]["spec"]["containers"]
+        told = {k: v for k, v in variables_of(container).items() if k.startswith("HUBWIRE_OIDC_")}
+        assert told["HUBWIRE_OIDC_CA_FILE"] == "/etc/hubwire/oidc/ca.crt"
+        (volume,) = (v for v in pods[role]["spec"]["volumes"] if v["name"] == "oidc")
+        assert volume["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+        (tmp_path / "ca.crt").touch()
+        told["HUBWIRE_OIDC_CA_FILE"] = str(tmp_path / "ca.crt")
+        config, _ = read_settings(role, settings_of(role), {}, told)  # type: ignore[arg-type]
+        values = VALUES["tokens of an issuer"]["oidc"]
+        assert list(config.oidc_issuers) == values["issuers"]
+        assert list(config.oidc_audiences) == values["audiences"]
+        for name in ("owners", "readers", "admins"):
+            assert list(getattr(config, f"oidc_{name}")) == values[name], name
+    assert not [v for v in variables_of(pods["router"]["spec"]["containers"][0]) if "OIDC" in v]
 
 
 def test_the_certificate_has_the_names_that_helm_test_calls() -> None:

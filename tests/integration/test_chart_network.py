@@ -103,6 +103,16 @@ def test_nats_outside_is_reached_by_its_port() -> None:
     assert reached == {(role, 4223) for role in (*ROLES, "test")}
 
 
+def test_keys_of_issuers_are_fetched_by_who_serves_rest_and_from_there_alone() -> None:
+    values = VALUES["tokens of an issuer"]
+    reached = {(sender, port) for sender, receiver, port in open_paths(values) if receiver == "internet"}
+    assert reached == {("gateway", 443), ("controlplane", 443)}
+    apart = values | {"gateway": {"rest": False}}
+    reached = {(sender, port) for sender, receiver, port in open_paths(apart) if receiver == "internet"}
+    assert reached == {("controlplane", 443)}
+    assert not [path for path in open_paths(values) if path[1] == "handler"]
+
+
 def test_without_policies_nothing_is_kept_out() -> None:
     """Or the tests above would prove nothing."""
     paths = open_paths({"networkPolicy": {"enabled": False}})

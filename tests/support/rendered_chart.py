@@ -95,6 +95,20 @@ VALUES: dict[str, dict[str, Any]] = {
             "annotations": {"nginx.ingress.kubernetes.io/proxy-read-timeout": "120"},
         },
     },
+    "tokens of an issuer": {
+        "oidc": {
+            "issuers": ["https://login.example.com/tenant/v2.0", "https://id.example.com/"],
+            "audiences": ["api://pubsub"],
+            "owners": ["roles=Web PubSub Service Owner", "appid=1-2"],
+            "readers": ["groups=look"],
+            "admins": ["sub=root"],
+            "caSecret": "issuer-ca",
+        },
+        "networkPolicy": {
+            "upstreams": [],
+            "issuers": [{"ports": [{"port": 443}], "to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}],
+        },
+    },
     "nats outside": {
         "nats": {
             "enabled": False,

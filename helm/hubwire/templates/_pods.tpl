@@ -69,6 +69,16 @@
 - {name: HUBWIRE_TLS_CERT, value: /etc/hubwire/tls/tls.crt}
 - {name: HUBWIRE_TLS_KEY, value: /etc/hubwire/tls/tls.key}
 {{- end }}
+{{- with .Values.oidc }}
+{{- range $variable, $given := dict "ISSUERS" .issuers "AUDIENCES" .audiences "OWNERS" .owners "READERS" .readers "ADMINS" .admins }}
+{{- if $given }}
+- {name: HUBWIRE_OIDC_{{ $variable }}, value: {{ join "," $given | quote }}}
+{{- end }}
+{{- end }}
+{{- if .caSecret }}
+- {name: HUBWIRE_OIDC_CA_FILE, value: /etc/hubwire/oidc/ca.crt}
+{{- end }}
+{{- end }}
 {{- with include "hubwire.publicEndpoints" . }}
 - {name: HUBWIRE_PUBLIC_ENDPOINTS, value: {{ . | quote }}}
 {{- end }}
