@@ -93,6 +93,10 @@ REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 image: ## the container image (IMAGE=hubwire:dev, BUILDER=docker, podman or buildah)
 	$(or $(BUILDER),$(firstword $(shell command -v docker podman buildah))) build --tag $(IMAGE) --build-arg REVISION=$(REVISION) $(FOLDER)
 
+.PHONY: loadtest-image
+loadtest-image: ## the image with locust, for loadTest of the chart (IMAGE=hubwire-loadtest:dev)
+	$(MAKE) --no-print-directory image FOLDER='--file loadtest/Dockerfile $(FOLDER)'
+
 # The vendor's JavaScript packages; without npm the tests that need them say so and skip.
 JS := tests/conformance/js
 .PHONY: js-deps

@@ -195,6 +195,10 @@ class Course:
             self.environment.process_exit_code = FAILED
         elif account["lost"] or account["twice"] or account["strange"]:
             self.environment.process_exit_code = NOT_ONCE
+        told = ", ".join(
+            f"{name} {account[name]}" for name in ("sent", "expected", "lost", "twice", "strange")
+        )
+        log.info("%s: %s. %s", scenario.name, told, result["verdict"])
         if not self.options.out:
             return
         folder = Path(self.options.out)

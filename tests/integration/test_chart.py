@@ -83,6 +83,26 @@ def test_lint_finds_nothing(name: str) -> None:
             {"tls": {"enabled": True, "existingSecret": "s", "dnsNames": ["a"]}},
             "tls.dnsNames is for cert-manager",
         ),
+        ({"loadTest": {"enabled": True}}, "build it with `make loadtest-image`"),
+        (
+            {
+                "loadTest": {"enabled": True, "image": "i"},
+                "tls": {"enabled": True, "existingSecret": "s"},
+            },
+            "give loadTest.connectionStringSecret, with an endpoint",
+        ),
+        (
+            {
+                "loadTest": {"enabled": True, "image": "i", "scenario": "rest-user"},
+                "gateway": {"rest": False},
+            },
+            "one endpoint must serve clients and REST",
+        ),
+        (
+            {"loadTest": {"enabled": True, "image": "i", "scenario": "small-groups", "protocol": "simple"}},
+            "take json or reliable",
+        ),
+        ({"loadTest": {"scenario": "big"}}, "/loadTest/scenario"),
         ({"oidc": {"owners": ["appid=1"]}}, "name the issuers"),
         ({"oidc": {"issuers": ["https://a"], "owners": ["appid"]}}, "/oidc/owners"),
         ({"oidc": {"issuers": ["login.example.com"]}}, "/oidc/issuers"),

@@ -113,6 +113,12 @@ def test_keys_of_issuers_are_fetched_by_who_serves_rest_and_from_there_alone() -
     assert not [path for path in open_paths(values) if path[1] == "handler"]
 
 
+def test_the_load_test_reaches_clients_ports_and_nothing_else() -> None:
+    paths = {path for path in open_paths(VALUES["a load test"]) if "loadtest" in path[:2]}
+    assert paths == {("loadtest", role, CLIENTS) for role in ("gateway", "controlplane")}
+    assert ("stranger", "gateway", CLIENTS) not in open_paths(VALUES["a load test"])
+
+
 def test_without_policies_nothing_is_kept_out() -> None:
     """Or the tests above would prove nothing."""
     paths = open_paths({"networkPolicy": {"enabled": False}})

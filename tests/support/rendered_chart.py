@@ -109,6 +109,19 @@ VALUES: dict[str, dict[str, Any]] = {
             "issuers": [{"ports": [{"port": 443}], "to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}],
         },
     },
+    "a load test": {
+        "loadTest": {
+            "enabled": True,
+            "image": "r.example.com/hubwire-loadtest:0.1.0",
+            "scenario": "small-groups",
+            "protocol": "reliable",
+            "connections": 20,
+            "rate": 12.5,
+            "seconds": 2,
+            "reportClaim": "reports",
+        },
+        "networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app": "nobody"}}}]},
+    },
     "nats outside": {
         "nats": {
             "enabled": False,
