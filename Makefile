@@ -76,6 +76,10 @@ SEEDS ?= 1-100
 simulate: $(VENV)/test.stamp ## reliable sessions in virtual time, a schedule of faults a seed (SEEDS=1-10000)
 	cd tests && PYTHONHASHSEED=0 $(abspath $(BIN))/python -m support.reliable_simulation $(SEEDS) $(ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/test.stamp ## what the simulator must see: the product with one rule taken out at a time (ARGS="replay 1000")
+	cd tests && PYTHONHASHSEED=0 $(abspath $(BIN))/python -m support.mutants $(ARGS)
+
 .PHONY: test-deps
 test-deps: $(VENV)/test.stamp js-deps browser-deps helm
 

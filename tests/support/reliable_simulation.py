@@ -488,8 +488,10 @@ def instrument_reliable(world: ReliableWorld) -> None:
     random.seed(world.seed)
 
 
-def simulate(seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[ReliableWorld, Verdict]:
-    """One schedule. Raises AssertionError."""
+def simulate(
+    seed: int, kinds: tuple[str, ...] = KINDS, *, loud: bool = True
+) -> tuple[ReliableWorld, Verdict]:
+    """One schedule. Raises AssertionError; what happened is printed then, when it is to be `loud`."""
     shrink(PARTITIONS)
     world = ReliableWorld(seed)
     world.kinds = kinds
@@ -514,7 +516,8 @@ def simulate(seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[ReliableWorld, 
             world.settle()
             world.judge_swept()
     except AssertionError:
-        print("\n".join(sorted([*world.events, *world.notes])))
+        if loud:
+            print("\n".join(sorted([*world.events, *world.notes])))
         raise
     finally:
         world.close()
