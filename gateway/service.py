@@ -27,6 +27,7 @@ from gateway.keepalive import KeepAlive
 from gateway.notifications import Notifications, Silent
 from gateway.protocol.requests import ClientEvent, SendToGroup
 from gateway.registrar import Registrar
+from gateway.reliable.leftovers import LET_GO
 from gateway.reliable.service import Durability, ReliableSessions
 from gateway.settings import GatewayLimits
 from gateway.tally import STAMP_EVERY, HubTally
@@ -48,7 +49,7 @@ from hubwire.bus.envelopes import (
 from hubwire.bus.keys import group_key, partition_of
 from hubwire.bus.owners import OwnersTable, OwnersView
 from hubwire.bus.settings import SettingsStore
-from hubwire.bus.subjects import gateway_subject
+from hubwire.bus.subjects import gateway_subject, peer_subject
 from hubwire.model.errors import (
     Conflict,
     HubwireError,
@@ -299,6 +300,17 @@ class GatewayService:
         except (InvalidRequest, ValueError, TypeError, IndexError, KeyError) as error:
             log.warning("bus_message_refused", error=type(error).__name__)  # its text may quote a payload
 
+    def _asked_by_peer(self, subject: str, reply: str, data: bytes) -> None:
+        """From another gateway, which may ask for this alone."""
+        try:
+            kind, operation, *_ = unpack(data)[1:]
+        except (InvalidRequest, ValueError, TypeError):
+            kind = operation = None
+        if kind == COMMAND and operation == LET_GO:
+            self._arrived(subject, reply, data)
+        else:
+            log.warning("bus_message_refused", error="NotForPeers")
+
     def _command(self, reply: str, operation: str, arguments: list[Any]) -> None:
         if len(self._command_tasks) >= MAX_COMMANDS:
             self._answer(reply, ["error", "unavailable", "This gateway has too much to do."])
@@ -332,7 +344,8 @@ class GatewayService:
 
     async def run(self) -> None:
         """Listen on the bus until cancelled."""
-        unsubscribe = await self._bus.subscribe(gateway_subject(self.name), self._arrived)
+        heard = (gateway_subject(self.name), self._arrived), (peer_subject(self.name), self._asked_by_peer)
+        unsubscribes = [await self._bus.subscribe(subject, call) for subject, call in heard]
         self.registrar.announce_all()
         self.listening.set()
         try:
@@ -340,7 +353,8 @@ class GatewayService:
         finally:
             for task in [*self._command_tasks]:
                 task.cancel()
-            await unsubscribe()
+            for unsubscribe in unsubscribes:
+                await unsubscribe()
 
 
 def traced(span: Traced, hub: str, done: Executed) -> Executed:

@@ -26,7 +26,7 @@ from hubwire.bus.client import BusClient
 from hubwire.bus.envelopes import command_to_gateway
 from hubwire.bus.keys import reliable_key
 from hubwire.bus.settle import settle
-from hubwire.bus.subjects import gateway_subject
+from hubwire.bus.subjects import peer_subject
 from hubwire.model.errors import HubwireError, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class Leftovers:
 
     async def _ask(self, gateway: str, payload: bytes) -> None:
         try:
-            await self._bus.ask(gateway_subject(gateway), payload, WAIT_SECONDS)
+            await self._bus.ask(peer_subject(gateway), payload, WAIT_SECONDS)
         except Unavailable as error:
             log.debug("session_left_elsewhere", gateway=gateway, error=str(error))
 

@@ -20,6 +20,7 @@ To a gateway, `hw.gw.<gateway>`:
                 publisher and the ack id of a publish that has them
     [VERSION, ASK, router, [partition, ...]]       the router lacks our members: send snapshots
     [VERSION, COMMAND, operation, arguments]       from a control plane; answered [VERSION, result]
+and `hw.peer.<gateway>`, from another gateway: the same for `let_go` alone.
 
 A `body` is opaque to routers and is packed once by the publisher:
     [data type, data, from user, metadata, excluded connection ids, filter, ttl seconds]

@@ -28,6 +28,11 @@ def gateway_subject(gateway: str) -> str:
     return f"hw.gw.{gateway}"
 
 
+def peer_subject(gateway: str) -> str:
+    """Where other gateways ask it. They may not send to `hw.gw`, where messages for clients come in."""
+    return f"hw.peer.{gateway}"
+
+
 def inbox_prefix(role: str) -> str:
     """Where a role is answered; NATS can keep others from listening there (hubwire.runtime.nats_roles)."""
     return f"_INBOX.{role}"

@@ -82,6 +82,7 @@ def _gateway(listener_prefix: str) -> Rights:
     return Rights(
         (
             "hw.router.*",
+            "hw.peer.*",
             "hw.here.gateway.*",
             "hw.inbox.*",
             "hw.session.*",
@@ -97,7 +98,7 @@ def _gateway(listener_prefix: str) -> Rights:
             *_writes(_OWNERS, "UPDATE", "DELETE", "PURGE"),
             *_writes(_LEASES, "UPDATE", "DELETE", "PURGE"),
         ),
-        ("hw.gw.*", LEASES_CENSUS),
+        ("hw.gw.*", "hw.peer.*", LEASES_CENSUS),
     )
 
 

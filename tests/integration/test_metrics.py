@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import runpy
 import threading
@@ -16,6 +17,8 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from support.admin import Page, admin_url, ask, scrape
 from support.application import Application
+from support.certificate_authority import CertificateAuthority
+from support.local_issuer import LocalIssuer
 from support.nats import NatsServer
 from support.processes import KEY, Fleet, eventually
 from support.up import Up
@@ -216,13 +219,29 @@ def exported(page: Page) -> set[str]:
     }
 
 
-def test_the_page_in_the_docs_has_what_is_exported_and_nothing_else(service: Service) -> None:
+def guarded(folder: Path, issuer: str) -> Page:
+    """Of a process with TLS, which has fetched the keys of an issuer of tokens."""
+    folder.mkdir()
+    pair = CertificateAuthority(folder / "authority").issue("localhost", "127.0.0.1")
+    options = ("--memory", "--workers", "1", *pair.options, "--oidc-issuers", issuer)
+    with Up(folder, *options) as up:
+        admin = up.facts["admin"]["gateway-0"]
+        fetched = "hubwire_oidc_keys_age_seconds"
+        eventually(lambda: fetched in exported(scrape(admin)), SECONDS, "the keys are fetched")
+        return scrape(admin)
+
+
+async def test_the_page_in_the_docs_has_what_is_exported_and_nothing_else(
+    service: Service, tmp_path: Path
+) -> None:
     generator = runpy.run_path(str(ROOT / "docs" / "generate_metrics.py"))
     assert generator["page"]() == (ROOT / "docs" / "metrics.md").read_text(), (
         "run: python docs/generate_metrics.py"
     )
     documented = {meter.prometheus for meters in generator["ROOMS"].values() for meter in meters}
-    found = exported(service.page()) | exported(service.page("router"))
+    async with LocalIssuer() as issuer:
+        secured = await asyncio.to_thread(guarded, tmp_path / "up", issuer.url)
+    found = exported(service.page()) | exported(service.page("router")) | exported(secured)
     assert found - documented == set(), "docs/metrics.md lacks these"
     assert documented - found == set(), "no process exports these"
 
