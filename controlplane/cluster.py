@@ -103,12 +103,10 @@ class Cluster:
         if target.kind == "connection":
             await self._ask_holder(hub, target.name, "send", [hub, target.name, body])
             return
-        key = _key(hub, target)
-        partition = partition_of(key)
-        entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        partition, entry, size = self._entry(hub, target, body)
         if trace:
             entry += (None, None, trace)
-        await self._dispatcher.ask(partition, entry, size=len(body) + len(key) + 16, timeout=self._deadline)
+        await self._dispatcher.ask(partition, entry, size=size, timeout=self._deadline)
 
     def submit(
         self,
@@ -118,16 +116,23 @@ class Cluster:
         answered: Callable[[HubwireError | None], None],
         seconds: float,
     ) -> None:
-        body = pack_body(message, accepted=time.time())
-        key = _key(hub, target)
-        partition = partition_of(key)
-        entry: list[Any] = [PUBLISH, partition, key, self._dispatcher.next_number(), body]
+        partition, entry, size = self._entry(hub, target, pack_body(message, accepted=time.time()))
         self._dispatcher.submit(
             partition,
             entry,
             lambda _answer, error: answered(error),
-            size=len(body) + len(key) + 16,
+            size=size,
             timeout=min(seconds, self._deadline),
+        )
+
+    def _entry(self, hub: str, target: Target, body: bytes) -> tuple[int, list[Any], int]:
+        """The partition and the entry of a publish, and its bytes in a batch."""
+        key = _key(hub, target)
+        partition = partition_of(key)
+        return (
+            partition,
+            [PUBLISH, partition, key, self._dispatcher.next_number(), body],
+            len(body) + len(key) + 16,
         )
 
     # -- closing and existence ---------------------------------------------------------------------

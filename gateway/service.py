@@ -300,14 +300,14 @@ class GatewayService:
         except (InvalidRequest, ValueError, TypeError, IndexError, KeyError) as error:
             log.warning("bus_message_refused", error=type(error).__name__)  # its text may quote a payload
 
-    def _asked_by_peer(self, subject: str, reply: str, data: bytes) -> None:
+    def _asked_by_peer(self, _subject: str, reply: str, data: bytes) -> None:
         """From another gateway, which may ask for this alone."""
         try:
-            kind, operation, *_ = unpack(data)[1:]
-        except (InvalidRequest, ValueError, TypeError):
-            kind = operation = None
+            kind, operation, arguments = unpack(data)[1:]
+        except (InvalidRequest, ValueError, TypeError, KeyError):
+            kind = operation = arguments = None
         if kind == COMMAND and operation == LET_GO:
-            self._arrived(subject, reply, data)
+            self._command(reply, operation, arguments)
         else:
             log.warning("bus_message_refused", error="NotForPeers")
 
